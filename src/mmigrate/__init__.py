@@ -1,0 +1,1 @@
+"""Linux page migration, v3.19, as a library."""

@@ -1,0 +1,91 @@
+"""The kernel's global variables, gathered in one object: two machines can live side by side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mmigrate.linux.include.mmzone import SECTION_SHIFT, SECTION_SIZE
+from mmigrate.linux.include.vmstat import NR_VM_EVENT_ITEMS
+
+if TYPE_CHECKING:
+    from mmigrate.api import Reason
+    from mmigrate.linux.include.mm_types import AnonVma, Inode, Mm, Page
+    from mmigrate.linux.include.mmzone import PglistData
+    from mmigrate.linux.include.sched import Cpu, Task
+
+
+class Kernel:
+    """One booted kernel."""
+
+    __slots__ = (
+        "anon_vma_numbers",
+        "anon_vmas",
+        "cpus",
+        "cpusets",
+        "devices",
+        "events",
+        "inodes",
+        "lock_order",
+        "mem_map",
+        "mms",
+        "node_distance",
+        "node_states_memory",
+        "nodes",
+        "policy_zone",
+        "reasons",
+        "scheduler",
+        "swap",
+        "table_numbers",
+        "task_numbers",
+        "tasks",
+        "vm_events",
+        "warnings",
+        "without",
+        "zero_page",
+    )
+
+    def __init__(self, without: frozenset[str]) -> None:
+        self.without = without  # commits taken away, by id
+        # fixed at boot
+        self.nodes: list[PglistData] = []
+        self.node_states_memory = 0  # mask of the nodes with memory
+        self.node_distance: list[list[int]] = []
+        self.cpus: list[Cpu] = []
+        self.policy_zone = 0
+        self.zero_page: Page = None  # type: ignore[assignment]  # set at boot
+        # 512 frames a section; None where a frame has never been used
+        self.mem_map: dict[int, list[Page | None]] = {}
+        # everything that lives, in order of creation
+        self.tasks: list[Task] = []
+        self.mms: list[Mm] = []
+        self.inodes: list[Inode] = []
+        self.anon_vmas: dict[int, AnonVma] = {}  # by number
+        self.cpusets: Any = None  # linux/kernel/cpuset.py
+        self.devices: dict[str, Any] = {}
+        self.swap: Any = None  # linux/mm/swapfile.py
+        # counters that give stable names
+        self.task_numbers = 0
+        self.anon_vma_numbers = 0
+        self.table_numbers = 0
+        # statistics and messages
+        self.vm_events = [0] * NR_VM_EVENT_ITEMS
+        self.warnings: list[str] = []
+        # why a page did not move, as the code that decided it said, by pfn
+        self.reasons: dict[int, Reason] = {}
+        # trace events (name, fields), only where somebody listens
+        self.events: list[tuple[str, dict[str, Any]]] | None = None
+        # the scheduler of started tasks (linux/kernel/sched.py), and what lockdep learnt
+        self.scheduler: Any = None
+        self.lock_order: dict[tuple[str, str], str] = {}
+
+    def page_of(self, pfn: int) -> Page:
+        """The page of a frame that has been in use (pfn_to_page); a free block's inner
+        frames have none."""
+        page = self.mem_map[pfn >> SECTION_SHIFT][pfn & (SECTION_SIZE - 1)]
+        assert page is not None, f"pfn {pfn} has never been allocated"
+        return page
+
+    def trace(self, name: str, **fields: Any) -> None:
+        """A tracepoint."""
+        if self.events is not None:
+            self.events.append((name, fields))

@@ -1,0 +1,154 @@
+"""Nodes, zones and the lists in them  (include/linux/mmzone.h)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from mmigrate.linux.include.gfp import MIGRATE_PCPTYPES, MIGRATE_TYPES
+from mmigrate.linux.include.vmstat import NR_LRU_LISTS, NR_VM_ZONE_STAT_ITEMS
+from mmigrate.linux.lib.list import ListHead
+
+if TYPE_CHECKING:
+    from mmigrate.linux.include.kernel import Kernel
+    from mmigrate.linux.kernel.spinlock import SpinLock
+
+MAX_ORDER: Final = 11
+PAGEBLOCK_ORDER: Final = 9
+PAGEBLOCK_NR_PAGES: Final = 1 << PAGEBLOCK_ORDER
+SECTION_SHIFT: Final = 9  # the memory map comes in pieces of 512 pages
+SECTION_SIZE: Final = 1 << SECTION_SHIFT
+
+ZONE_DMA: Final = 0
+ZONE_DMA32: Final = 1
+ZONE_NORMAL: Final = 2
+ZONE_MOVABLE: Final = 3
+MAX_NR_ZONES: Final = 4
+ZONE_NAMES: Final = ("DMA", "DMA32", "Normal", "Movable")
+
+WMARK_MIN: Final = 0
+WMARK_LOW: Final = 1
+WMARK_HIGH: Final = 2
+
+
+class FreeArea:
+    """The free blocks of one order."""
+
+    __slots__ = ("free_list", "nr_free")
+
+    def __init__(self) -> None:
+        self.free_list = [ListHead() for _ in range(MIGRATE_TYPES)]
+        self.nr_free = 0
+
+
+class PerCpuPages:
+    """Free order-0 pages of one CPU in one zone."""
+
+    __slots__ = ("batch", "count", "high", "lists")
+
+    def __init__(self, batch: int) -> None:
+        self.count = 0
+        self.batch = batch
+        self.high = 6 * batch
+        self.lists = [ListHead() for _ in range(MIGRATE_PCPTYPES)]
+
+
+class Lruvec:
+    """The five LRU lists of a zone (and memory cgroup)."""
+
+    __slots__ = ("lists", "zone")
+
+    def __init__(self, zone: Zone) -> None:
+        self.zone = zone
+        self.lists = [ListHead() for _ in range(NR_LRU_LISTS)]
+
+
+class Zone:
+    """A range of frames of one node  (struct zone)."""
+
+    __slots__ = (
+        "free_area",
+        "kernel",
+        "lock",
+        "lowmem_reserve",
+        "lru_lock",
+        "lruvec",
+        "managed_pages",
+        "name",
+        "nid",
+        "pageblock_type",
+        "pageset",
+        "present_pages",
+        "untouched",
+        "vm_stat",
+        "watermark",
+        "zone_idx",
+        "zone_pgdat",
+        "zone_start_pfn",
+    )
+
+    def __init__(
+        self,
+        pgdat: PglistData,
+        zone_idx: int,
+        start_pfn: int,
+        nr_pages: int,
+        lock: SpinLock,
+        lru_lock: SpinLock,
+    ) -> None:
+        # fixed at boot
+        self.kernel = pgdat.kernel
+        self.zone_pgdat = pgdat
+        self.nid = pgdat.node_id
+        self.zone_idx = zone_idx
+        self.name = ZONE_NAMES[zone_idx]
+        self.zone_start_pfn = start_pfn
+        self.present_pages = nr_pages
+        self.managed_pages = nr_pages
+        self.watermark = [0, 0, 0]
+        self.lowmem_reserve = [0] * MAX_NR_ZONES
+        self.pageset: list[PerCpuPages] = []  # by CPU number; each only used on its CPU
+        # zone->lock
+        self.lock = lock
+        self.free_area = [FreeArea() for _ in range(MAX_ORDER)]
+        self.pageblock_type: dict[int, int] = {}  # pageblock number; MOVABLE if absent
+        # Largest blocks nobody has asked for yet, as (first pfn, last pfn + 1): they are
+        # free and counted, but have no Page. The allocator turns one into a real block
+        # when the lists are empty.
+        self.untouched: list[tuple[int, int]] = []
+        # lru_lock
+        self.lru_lock = lru_lock
+        self.lruvec = Lruvec(self)
+        # atomic
+        self.vm_stat = [0] * NR_VM_ZONE_STAT_ITEMS
+
+    @property
+    def end_pfn(self) -> int:
+        return self.zone_start_pfn + self.present_pages
+
+    def __repr__(self) -> str:
+        return f"node {self.nid} zone {self.name}"
+
+
+class PglistData:
+    """A memory node  (struct pglist_data)."""
+
+    __slots__ = (
+        "kernel",
+        "node_id",
+        "node_present_pages",
+        "node_start_pfn",
+        "node_zonelists",
+        "node_zones",
+    )
+
+    def __init__(self, kernel: Kernel, node_id: int, start_pfn: int, nr_pages: int) -> None:
+        self.kernel = kernel
+        self.node_id = node_id
+        self.node_start_pfn = start_pfn
+        self.node_present_pages = nr_pages
+        self.node_zones: list[Zone] = []  # populated zones only, ascending
+        # [0]: all nodes by distance, [1]: this node only (__GFP_THISNODE)
+        self.node_zonelists: tuple[list[Zone], list[Zone]] = ([], [])
+
+    def __repr__(self) -> str:
+        return f"node {self.node_id}"

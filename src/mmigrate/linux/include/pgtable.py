@@ -1,0 +1,247 @@
+"""Page-table entries of x86-64 as plain integers  (arch/x86/include/asm/pgtable.h).
+
+Everything here is arithmetic on a value; loads and stores of a live table are
+primitives and live in `linux/kernel/pgtable.py`.
+"""
+
+from typing import Final
+
+PAGE_SHIFT: Final = 12
+PAGE_SIZE: Final = 1 << PAGE_SHIFT
+PAGE_MASK: Final = ~(PAGE_SIZE - 1)
+PMD_SHIFT: Final = 21
+PMD_SIZE: Final = 1 << PMD_SHIFT
+PMD_MASK: Final = ~(PMD_SIZE - 1)
+PUD_SHIFT: Final = 30
+PUD_SIZE: Final = 1 << PUD_SHIFT
+PGDIR_SHIFT: Final = 39
+PTRS_PER_PTE: Final = 512
+HPAGE_PMD_ORDER: Final = 9
+HPAGE_PMD_NR: Final = 512
+TASK_SIZE: Final = (1 << 47) - PAGE_SIZE
+
+_PAGE_PRESENT: Final = 1 << 0
+_PAGE_RW: Final = 1 << 1
+_PAGE_USER: Final = 1 << 2
+_PAGE_PWT: Final = 1 << 3
+_PAGE_PCD: Final = 1 << 4
+_PAGE_ACCESSED: Final = 1 << 5
+_PAGE_DIRTY: Final = 1 << 6
+_PAGE_FILE: Final = _PAGE_DIRTY
+_PAGE_PSE: Final = 1 << 7
+_PAGE_SWP_SOFT_DIRTY: Final = _PAGE_PSE
+_PAGE_GLOBAL: Final = 1 << 8
+_PAGE_PROTNONE: Final = _PAGE_GLOBAL
+_PAGE_SPECIAL: Final = 1 << 9
+_PAGE_NUMA: Final = _PAGE_SPECIAL
+_PAGE_SPLITTING: Final = 1 << 10
+_PAGE_SOFT_DIRTY: Final = 1 << 11
+_PAGE_NX: Final = 1 << 63
+
+PTE_PFN_MASK: Final = ((1 << 52) - 1) & ~(PAGE_SIZE - 1)
+_PAGE_CHG_MASK: Final = (
+    PTE_PFN_MASK
+    | _PAGE_PCD
+    | _PAGE_PWT
+    | _PAGE_SPECIAL
+    | _PAGE_ACCESSED
+    | _PAGE_DIRTY
+    | _PAGE_SOFT_DIRTY
+)
+
+PAGE_NONE: Final = _PAGE_PROTNONE | _PAGE_ACCESSED
+PAGE_SHARED: Final = _PAGE_PRESENT | _PAGE_RW | _PAGE_USER | _PAGE_ACCESSED | _PAGE_NX
+PAGE_SHARED_EXEC: Final = _PAGE_PRESENT | _PAGE_RW | _PAGE_USER | _PAGE_ACCESSED
+PAGE_READONLY: Final = _PAGE_PRESENT | _PAGE_USER | _PAGE_ACCESSED | _PAGE_NX
+PAGE_READONLY_EXEC: Final = _PAGE_PRESENT | _PAGE_USER | _PAGE_ACCESSED
+PAGE_COPY: Final = PAGE_READONLY
+PAGE_COPY_EXEC: Final = PAGE_READONLY_EXEC
+
+_PRESENT_ANY: Final = _PAGE_PRESENT | _PAGE_PROTNONE | _PAGE_NUMA
+_PRESENT_NONUMA: Final = _PAGE_PRESENT | _PAGE_PROTNONE
+
+
+def pte_none(pte: int) -> bool:
+    return pte == 0
+
+
+def pte_present(pte: int) -> bool:
+    return pte & _PRESENT_ANY != 0
+
+
+def pte_present_nonuma(pte: int) -> bool:
+    return pte & _PRESENT_NONUMA != 0
+
+
+def pte_numa(pte: int) -> bool:
+    return pte & _PRESENT_ANY == _PAGE_NUMA
+
+
+def pte_file(pte: int) -> bool:
+    return pte & _PAGE_FILE != 0
+
+
+def is_swap_pte(pte: int) -> bool:
+    return pte != 0 and not pte & (_PRESENT_NONUMA | _PAGE_FILE)
+
+
+def pte_special(pte: int) -> bool:
+    return pte & _PAGE_SPECIAL != 0 and pte & _PRESENT_NONUMA != 0
+
+
+def pte_pfn(pte: int) -> int:
+    return (pte & PTE_PFN_MASK) >> PAGE_SHIFT
+
+
+def pte_write(pte: int) -> bool:
+    return pte & _PAGE_RW != 0
+
+
+def pte_dirty(pte: int) -> bool:
+    return pte & _PAGE_DIRTY != 0
+
+
+def pte_young(pte: int) -> bool:
+    return pte & _PAGE_ACCESSED != 0
+
+
+def pte_exec(pte: int) -> bool:
+    return not pte & _PAGE_NX
+
+
+def pte_soft_dirty(pte: int) -> bool:
+    return pte & _PAGE_SOFT_DIRTY != 0
+
+
+def pte_mkdirty(pte: int) -> int:
+    return pte | _PAGE_DIRTY | _PAGE_SOFT_DIRTY
+
+
+def pte_mkclean(pte: int) -> int:
+    return pte & ~_PAGE_DIRTY
+
+
+def pte_mkyoung(pte: int) -> int:
+    return pte | _PAGE_ACCESSED
+
+
+def pte_mkold(pte: int) -> int:
+    return pte & ~_PAGE_ACCESSED
+
+
+def pte_mkwrite(pte: int) -> int:
+    return pte | _PAGE_RW
+
+
+def pte_wrprotect(pte: int) -> int:
+    return pte & ~_PAGE_RW
+
+
+def pte_mkspecial(pte: int) -> int:
+    return pte | _PAGE_SPECIAL
+
+
+def pte_mksoft_dirty(pte: int) -> int:
+    return pte | _PAGE_SOFT_DIRTY
+
+
+def pte_clear_soft_dirty(pte: int) -> int:
+    return pte & ~_PAGE_SOFT_DIRTY
+
+
+def pte_file_mksoft_dirty(pte: int) -> int:
+    return pte | _PAGE_SOFT_DIRTY
+
+
+def pte_file_soft_dirty(pte: int) -> bool:
+    return pte & _PAGE_SOFT_DIRTY != 0
+
+
+def pte_mknuma(pte: int) -> int:
+    return (pte | _PAGE_NUMA) & ~_PAGE_PRESENT
+
+
+def pte_mknonnuma(pte: int) -> int:
+    return (pte & ~_PAGE_NUMA) | _PAGE_PRESENT | _PAGE_ACCESSED
+
+
+def pte_modify(pte: int, newprot: int) -> int:
+    return (pte & _PAGE_CHG_MASK) | (newprot & ~_PAGE_CHG_MASK)
+
+
+def pfn_pte(pfn: int, prot: int) -> int:
+    return (pfn << PAGE_SHIFT) | prot
+
+
+def pgoff_to_pte(pgoff: int) -> int:
+    """A file pte of a nonlinear mapping."""
+    return (pgoff << PAGE_SHIFT) | _PAGE_FILE
+
+
+def pte_to_pgoff(pte: int) -> int:
+    return (pte & PTE_PFN_MASK) >> PAGE_SHIFT
+
+
+# --- swap-like entries: an integer of type << 57 | offset  (include/linux/swapops.h) ---
+
+SWP_TYPE_SHIFT: Final = 57
+SWP_OFFSET_SHIFT: Final = 10
+SWP_OFFSET_MASK: Final = (1 << SWP_TYPE_SHIFT) - 1
+MAX_SWAPFILES: Final = 29
+SWP_HWPOISON: Final = 29
+SWP_MIGRATION_READ: Final = 30
+SWP_MIGRATION_WRITE: Final = 31
+
+
+def swp_entry(type: int, offset: int) -> int:
+    return (type << SWP_TYPE_SHIFT) | offset
+
+
+def swp_type(entry: int) -> int:
+    return entry >> SWP_TYPE_SHIFT
+
+
+def swp_offset(entry: int) -> int:
+    return entry & SWP_OFFSET_MASK
+
+
+def non_swap_entry(entry: int) -> bool:
+    return entry >> SWP_TYPE_SHIFT >= MAX_SWAPFILES
+
+
+def is_migration_entry(entry: int) -> bool:
+    return entry >> SWP_TYPE_SHIFT >= SWP_MIGRATION_READ
+
+
+def is_write_migration_entry(entry: int) -> bool:
+    return entry >> SWP_TYPE_SHIFT == SWP_MIGRATION_WRITE
+
+
+def is_hwpoison_entry(entry: int) -> bool:
+    return entry >> SWP_TYPE_SHIFT == SWP_HWPOISON
+
+
+def make_migration_entry_read(entry: int) -> int:
+    """The read kind of a migration entry, naming the same frame."""
+    return swp_entry(SWP_MIGRATION_READ, entry & SWP_OFFSET_MASK)
+
+
+def swp_entry_to_pte(entry: int) -> int:
+    return ((entry >> SWP_TYPE_SHIFT) << 1) | ((entry & SWP_OFFSET_MASK) << SWP_OFFSET_SHIFT)
+
+
+def pte_to_swp_entry(pte: int) -> int:
+    pte &= ~_PAGE_SWP_SOFT_DIRTY
+    return (((pte >> 1) & 0x1F) << SWP_TYPE_SHIFT) | (pte >> SWP_OFFSET_SHIFT)
+
+
+def pte_swp_mksoft_dirty(pte: int) -> int:
+    return pte | _PAGE_SWP_SOFT_DIRTY
+
+
+def pte_swp_soft_dirty(pte: int) -> bool:
+    return pte & _PAGE_SWP_SOFT_DIRTY != 0
+
+
+def pte_swp_clear_soft_dirty(pte: int) -> int:
+    return pte & ~_PAGE_SWP_SOFT_DIRTY

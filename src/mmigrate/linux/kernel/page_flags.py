@@ -1,0 +1,234 @@
+"""Tests and atomic changes of page flags, and the page lock  (page-flags.h, pagemap.h).
+
+Each bit is a word of its own to the explorer: operations on different bits commute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mmigrate.linux.include.mm_types import Page
+from mmigrate.linux.include.page_flags import (
+    PAGE_BUDDY_MAPCOUNT_VALUE,
+    PAGE_FLAGS_PRIVATE,
+    PG_active,
+    PG_checked,
+    PG_dirty,
+    PG_error,
+    PG_head,
+    PG_hwpoison,
+    PG_locked,
+    PG_lru,
+    PG_mappedtodisk,
+    PG_mlocked,
+    PG_private,
+    PG_private_2,
+    PG_reclaim,
+    PG_referenced,
+    PG_reserved,
+    PG_slab,
+    PG_swapbacked,
+    PG_swapcache,
+    PG_tail,
+    PG_unevictable,
+    PG_uptodate,
+    PG_writeback,
+)
+from mmigrate.linux.kernel import sched
+from mmigrate.linux.kernel.bug import BUG
+from mmigrate.linux.kernel.sched import READ, WRITE
+
+Test = Callable[[Page], bool]
+Change = Callable[[Page], None]
+
+
+def page_flag(bit: int) -> tuple[Test, Change, Change]:
+    """PageX, SetPageX, ClearPageX."""
+
+    def test(page: Page) -> bool:
+        if sched.hook is not None:
+            sched.hook.announce(page, bit, READ)
+        return page.flags & bit != 0
+
+    def set_flag(page: Page) -> None:
+        if sched.hook is not None:
+            sched.hook.announce(page, bit, WRITE)
+        page.flags |= bit
+
+    def clear(page: Page) -> None:
+        if sched.hook is not None:
+            sched.hook.announce(page, bit, WRITE)
+        page.flags &= ~bit
+
+    return test, set_flag, clear
+
+
+def test_and_set_flag(bit: int) -> Test:
+    def test_and_set(page: Page) -> bool:
+        if sched.hook is not None:
+            sched.hook.announce(page, bit, WRITE)
+        was_set = page.flags & bit != 0
+        page.flags |= bit
+        return was_set
+
+    return test_and_set
+
+
+def test_and_clear_flag(bit: int) -> Test:
+    def test_and_clear(page: Page) -> bool:
+        if sched.hook is not None:
+            sched.hook.announce(page, bit, WRITE)
+        was_set = page.flags & bit != 0
+        page.flags &= ~bit
+        return was_set
+
+    return test_and_clear
+
+
+PageLocked, _, _ = page_flag(PG_locked)
+PageError, SetPageError, ClearPageError = page_flag(PG_error)
+PageReferenced, SetPageReferenced, ClearPageReferenced = page_flag(PG_referenced)
+PageUptodate, SetPageUptodate, ClearPageUptodate = page_flag(PG_uptodate)
+PageDirty, SetPageDirty, ClearPageDirty = page_flag(PG_dirty)
+PageLRU, SetPageLRU, ClearPageLRU = page_flag(PG_lru)
+PageActive, SetPageActive, ClearPageActive = page_flag(PG_active)
+PageSlab, SetPageSlab, ClearPageSlab = page_flag(PG_slab)
+PageChecked, SetPageChecked, ClearPageChecked = page_flag(PG_checked)
+PageReserved, SetPageReserved, ClearPageReserved = page_flag(PG_reserved)
+PagePrivate, SetPagePrivate, ClearPagePrivate = page_flag(PG_private)
+PagePrivate2, SetPagePrivate2, ClearPagePrivate2 = page_flag(PG_private_2)
+PageWriteback, _, _ = page_flag(PG_writeback)
+PageHead, SetPageHead, ClearPageHead = page_flag(PG_head)
+PageTail, SetPageTail, ClearPageTail = page_flag(PG_tail)
+PageSwapCache, SetPageSwapCache, ClearPageSwapCache = page_flag(PG_swapcache)
+PageMappedToDisk, SetPageMappedToDisk, ClearPageMappedToDisk = page_flag(PG_mappedtodisk)
+PageReclaim, SetPageReclaim, ClearPageReclaim = page_flag(PG_reclaim)
+PageSwapBacked, SetPageSwapBacked, ClearPageSwapBacked = page_flag(PG_swapbacked)
+PageUnevictable, SetPageUnevictable, ClearPageUnevictable = page_flag(PG_unevictable)
+PageMlocked, SetPageMlocked, ClearPageMlocked = page_flag(PG_mlocked)
+PageHWPoison, SetPageHWPoison, ClearPageHWPoison = page_flag(PG_hwpoison)
+
+TestSetPageDirty = test_and_set_flag(PG_dirty)
+TestSetPageMlocked = test_and_set_flag(PG_mlocked)
+TestSetPageWriteback = test_and_set_flag(PG_writeback)
+TestSetPageLRU = test_and_set_flag(PG_lru)
+TestClearPageDirty = test_and_clear_flag(PG_dirty)
+TestClearPageActive = test_and_clear_flag(PG_active)
+TestClearPageUnevictable = test_and_clear_flag(PG_unevictable)
+TestClearPageMlocked = test_and_clear_flag(PG_mlocked)
+TestClearPageReferenced = test_and_clear_flag(PG_referenced)
+TestClearPageReclaim = test_and_clear_flag(PG_reclaim)
+TestClearPageWriteback = test_and_clear_flag(PG_writeback)
+TestClearPageLRU = test_and_clear_flag(PG_lru)
+
+
+def page_has_private(page: Page) -> int:
+    """1 if the owner keeps data with the page, which then holds a reference; else 0."""
+    if sched.hook is not None:
+        sched.hook.announce(page, PG_private, READ)
+    return 1 if page.flags & PAGE_FLAGS_PRIVATE else 0
+
+
+def page_is_file_cache(page: Page) -> int:
+    """1 for pages on the file LRU lists, 0 for the anonymous ones; says nothing of the mapping."""
+    if sched.hook is not None:
+        sched.hook.announce(page, PG_swapbacked, READ)
+    return 0 if page.flags & PG_swapbacked else 1
+
+
+def PageAnon(page: Page) -> bool:
+    if sched.hook is not None:
+        sched.hook.announce(page, "mapping", READ)
+    mapping = page.mapping
+    return mapping is not None and mapping.anon
+
+
+def PageKsm(page: Page) -> bool:
+    if sched.hook is not None:
+        sched.hook.announce(page, "mapping", READ)
+    mapping = page.mapping
+    return mapping is not None and mapping.ksm
+
+
+def PageBuddy(page: Page) -> bool:
+    if sched.hook is not None:
+        sched.hook.announce(page, "_mapcount", READ)
+    return page._mapcount == PAGE_BUDDY_MAPCOUNT_VALUE
+
+
+def PageTransHuge(page: Page) -> bool:
+    """Whether this is the head of a compound page, hugetlb heads included."""
+    if sched.hook is not None:
+        sched.hook.announce(page, PG_head, READ)
+    return page.flags & PG_head != 0
+
+
+def hpage_nr_pages(page: Page) -> int:
+    return 512 if page.flags & PG_head else 1
+
+
+def page_private(page: Page) -> object:
+    if sched.hook is not None:
+        sched.hook.announce(page, "private", READ)
+    return page.private
+
+
+def set_page_private(page: Page, private: object) -> None:
+    if sched.hook is not None:
+        sched.hook.announce(page, "private", WRITE)
+    page.private = private
+
+
+# --- the page lock, and writeback ---
+
+
+def trylock_page(page: Page) -> bool:
+    if sched.hook is not None:
+        sched.hook.announce(page, PG_locked, WRITE)
+    if page.flags & PG_locked:
+        return False
+    page.flags |= PG_locked
+    return True
+
+
+def lock_page(page: Page) -> None:
+    """Sleep until the page is unlocked, and lock it."""
+    if sched.task.preempt_count:
+        sched.might_sleep()
+    if sched.hook is not None or page.flags & PG_locked:
+        sched.block(
+            page, PG_locked, WRITE, lambda: not page.flags & PG_locked, f"{page!r} to be unlocked"
+        )
+    page.flags |= PG_locked
+
+
+def unlock_page(page: Page) -> None:
+    if sched.hook is not None:
+        sched.hook.announce(page, PG_locked, WRITE)
+    if not page.flags & PG_locked:
+        if sched.task.kernel.scheduler.abandoned:
+            return
+        BUG("unlock_page of an unlocked page", page)
+    page.flags &= ~PG_locked
+
+
+def wait_on_page_locked(page: Page) -> None:
+    if sched.task.preempt_count:
+        sched.might_sleep()
+    if sched.hook is not None or page.flags & PG_locked:
+        sched.block(
+            page, PG_locked, READ, lambda: not page.flags & PG_locked, f"{page!r} to be unlocked"
+        )
+
+
+def wait_on_page_writeback(page: Page) -> None:
+    if sched.task.preempt_count:
+        sched.might_sleep()
+    if sched.hook is not None or page.flags & PG_writeback:
+        sched.block(
+            page,
+            PG_writeback,
+            READ,
+            lambda: not page.flags & PG_writeback,
+            f"the writeback of {page!r}",
+        )

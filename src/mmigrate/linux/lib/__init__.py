@@ -1,0 +1,1 @@
+"""Containers under the names of the kernel's own `lib/`."""

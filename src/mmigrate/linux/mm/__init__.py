@@ -1,0 +1,1 @@
+"""Memory management: a file for a file of the kernel's `mm/`."""
