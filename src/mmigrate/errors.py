@@ -6,6 +6,7 @@ A `Violation` is a value: a finding about the modelled kernel, never an exceptio
 from __future__ import annotations
 
 from dataclasses import dataclass
+from errno import EFAULT
 
 
 class MmigrateError(Exception):
@@ -58,3 +59,12 @@ class Violation:
 
     def __str__(self) -> str:
         return f"{self.oracle}: {self.subject}: {self.message}"
+
+
+class MemoryFault(OSError):
+    """A load or store that ended in a signal; `signal` is its name, such as "SIGSEGV"."""
+
+    def __init__(self, signal: str, address: int, process: str) -> None:
+        super().__init__(EFAULT, f"{process} got {signal} at {address:#x}")
+        self.signal = signal
+        self.address = address

@@ -7,7 +7,7 @@ C holds it; `ptep_get` alone is the lockless read.
 from __future__ import annotations
 
 from mmigrate.linux.include.mm_types import Mm, PageTable, Vma
-from mmigrate.linux.include.pgtable import _PAGE_NUMA, _PAGE_PRESENT, _PAGE_PROTNONE
+from mmigrate.linux.include.pgtable import _PAGE_ACCESSED, _PAGE_NUMA, _PAGE_PRESENT, _PAGE_PROTNONE
 from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.sched import READ, WRITE
 from mmigrate.linux.kernel.tlb import flush_tlb_page
@@ -49,6 +49,16 @@ def ptep_clear_flush(vma: Vma, addr: int, pt: PageTable) -> int:
     if pte_accessible(mm, pte):
         flush_tlb_page(vma, addr)
     return pte
+
+
+def ptep_test_and_clear_young(vma: Vma, addr: int, pt: PageTable) -> bool:
+    """Clear the accessed bit; whether it was set.  x86 flushes nothing for it."""
+    index = (addr >> 12) & 511
+    if sched.hook is not None:
+        sched.hook.announce(pt, index, WRITE)
+    entry: int = pt.entries[index]
+    pt.entries[index] = entry & ~_PAGE_ACCESSED
+    return entry & _PAGE_ACCESSED != 0
 
 
 def pte_accessible(mm: Mm, pte: int) -> bool:

@@ -126,6 +126,12 @@ def downgrade_write(sem: RwSemaphore) -> None:
     sem.readers += 1
 
 
+def rwsem_is_locked(sem: RwSemaphore) -> bool:
+    if sched.hook is not None:
+        sched.hook.announce(sem, "count", READ)
+    return not sem.is_free()
+
+
 def _forget(task: Task, sem: RwSemaphore) -> None:
     held = task.held
     if held and held[-1] is sem:

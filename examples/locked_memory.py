@@ -1,0 +1,18 @@
+"""mlock keeps pages in memory, not on their node."""
+
+from mmigrate import Machine, MiB
+
+MACHINE = {"nodes": (MiB(64), MiB(64))}
+
+
+def locked_pages_move(machine: Machine) -> None:
+    """A locked page moves, and stays among the unevictable."""
+    app = machine.process("app")
+    keys = app.mmap(pages=4)
+    app.mlock(keys)
+    assert machine.vmstat["nr_mlock"] == 4
+
+    assert app.move_pages(keys, node=1).status == (1, 1, 1, 1)
+
+    machine.drain_pagevecs()
+    assert machine.vmstat["nr_unevictable"] == 4

@@ -1,0 +1,58 @@
+"""Oracles: what must be true of the modelled kernel when nothing is in flight.
+
+Interface: `check(machine)` asks all of them; `ORACLES` has each by its name. They read the
+model and never write it. Each takes a `View`, the page tables and lists read once, and
+yields violations that name the object and give both values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from mmigrate.check import (
+    areas,
+    contents,
+    counters,
+    frames,
+    lists,
+    page_cache,
+    ptes,
+    quiet,
+    references,
+    reverse_map,
+    swap_counts,
+    translations,
+)
+from mmigrate.check.view import View
+from mmigrate.errors import Violation
+from mmigrate.machine.machine import Machine
+
+Oracle = Callable[[View], Iterator[Violation]]
+
+ORACLES: Final[dict[str, Oracle]] = {
+    "warnings": quiet.warnings,
+    "locks": quiet.locks,
+    "frames": frames.frames,
+    "free pages": frames.free_pages,
+    "references": references.references,
+    "mapcount": references.mapcounts,
+    "migration entries": ptes.migration_entries,
+    "protection": ptes.protection,
+    "areas": areas.areas,
+    "reverse map": reverse_map.reverse_map,
+    "page cache": page_cache.page_cache,
+    "lru": lists.lru,
+    "isolated": lists.isolated,
+    "vmstat": counters.vmstat,
+    "rss": counters.rss,
+    "swap counts": swap_counts.swap_counts,
+    "translations": translations.translations,
+    "contents": contents.contents,
+}
+
+
+def check(machine: Machine) -> list[Violation]:
+    """Ask every oracle; all violations, by oracle.  Call it when no started task is left."""
+    view = View(machine)
+    return [violation for oracle in ORACLES.values() for violation in oracle(view)]

@@ -1,0 +1,93 @@
+"""Statistics equal a recount."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from mmigrate.check.frames import zones
+from mmigrate.check.view import View
+from mmigrate.errors import Violation
+from mmigrate.linux.include.mm_types import AnonVma, Mm
+from mmigrate.linux.include.mmzone import Zone
+from mmigrate.linux.include.page_flags import (
+    PG_dirty,
+    PG_mlocked,
+    PG_swapbacked,
+    PG_swapcache,
+    PG_writeback,
+)
+from mmigrate.linux.include.pgtable import is_migration_entry, swp_offset
+from mmigrate.linux.include.vmstat import (
+    MM_ANONPAGES,
+    MM_FILEPAGES,
+    MM_SWAPENTS,
+    NR_ANON_PAGES,
+    NR_FILE_DIRTY,
+    NR_FILE_MAPPED,
+    NR_FILE_PAGES,
+    NR_MLOCK,
+    NR_SHMEM,
+    NR_WRITEBACK,
+    ZONE_STAT_NAMES,
+)
+
+RECOUNTED = (
+    NR_ANON_PAGES,
+    NR_FILE_MAPPED,
+    NR_FILE_PAGES,
+    NR_SHMEM,
+    NR_FILE_DIRTY,
+    NR_WRITEBACK,
+    NR_MLOCK,
+)
+
+
+def vmstat(view: View) -> Iterator[Violation]:
+    found: Counter[tuple[Zone, int]] = Counter()
+    for page in view.pages():
+        if not page._count:
+            continue
+        zone, flags = page.zone, page.flags
+        if page.pfn in view.mapped:
+            anon = isinstance(page.mapping, AnonVma)
+            found[zone, NR_ANON_PAGES if anon else NR_FILE_MAPPED] += 1
+        for mapping, _ in view.slots.get(page.pfn, ()):
+            found[zone, NR_FILE_PAGES] += 1
+            if flags & PG_swapbacked and not flags & PG_swapcache:
+                found[zone, NR_SHMEM] += 1
+            if flags & PG_dirty and mapping.backing_dev_info.accounts_dirty:
+                found[zone, NR_FILE_DIRTY] += 1
+        if flags & PG_writeback:
+            found[zone, NR_WRITEBACK] += 1
+        if flags & PG_mlocked:
+            found[zone, NR_MLOCK] += 1
+    for zone in zones(view):
+        for item in RECOUNTED:
+            if zone.vm_stat[item] != found[zone, item]:
+                yield Violation(
+                    "vmstat",
+                    repr(zone),
+                    f"{ZONE_STAT_NAMES[item]} {zone.vm_stat[item]}, found {found[zone, item]}",
+                )
+
+
+def rss(view: View) -> Iterator[Violation]:
+    found: Counter[tuple[Mm, int]] = Counter()
+    page_of = view.kernel.page_of
+    for pfn, places in view.mapped.items():
+        kind = MM_ANONPAGES if isinstance(page_of(pfn).mapping, AnonVma) else MM_FILEPAGES
+        for mm, _, _ in places:
+            found[mm, kind] += 1
+    for mm, _, entry in view.entries:
+        if is_migration_entry(entry):
+            anon = isinstance(page_of(swp_offset(entry)).mapping, AnonVma)
+            found[mm, MM_ANONPAGES if anon else MM_FILEPAGES] += 1
+        else:
+            found[mm, MM_SWAPENTS] += 1
+    for mm in view.kernel.mms:
+        for kind, name in ((MM_FILEPAGES, "file"), (MM_ANONPAGES, "anon"), (MM_SWAPENTS, "swap")):
+            if mm.rss_stat[kind] != found[mm, kind]:
+                yield Violation(
+                    "rss", repr(mm), f"{name} rss {mm.rss_stat[kind]}, found {found[mm, kind]}"
+                )

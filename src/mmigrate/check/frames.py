@@ -1,0 +1,73 @@
+"""Every frame is free exactly once, or somebody's; free ones carry nothing."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+
+from mmigrate.check.view import View
+from mmigrate.errors import Violation
+
+from mmigrate.linux.include.mmzone import Zone
+from mmigrate.linux.include.page_flags import PAGE_FLAGS_CHECK_AT_FREE, page_flag_names
+from mmigrate.linux.include.vmstat import NR_FREE_PAGES
+from mmigrate.linux.mm.page_alloc import free_blocks, pcp_pages
+
+
+def zones(view: View) -> Iterator[Zone]:
+    for node in view.kernel.nodes:
+        yield from node.node_zones
+
+
+class FreeFrames:
+    """The free blocks of a zone, and which page lies in one."""
+
+    def __init__(self, zone: Zone) -> None:
+        self.blocks = sorted((pfn, pfn + (1 << order)) for pfn, order, _ in free_blocks(zone))
+        self.blocks += sorted(zone.untouched)
+        self.blocks.sort()
+        self.starts = [start for start, _ in self.blocks]
+        self.pcp = [page.pfn for page in pcp_pages(zone)]
+        self.in_pcp = set(self.pcp)
+
+    def times(self, pfn: int) -> int:
+        position = bisect_right(self.starts, pfn) - 1
+        in_block = position >= 0 and pfn < self.blocks[position][1]
+        return int(in_block) + self.pcp.count(pfn) if pfn in self.in_pcp else int(in_block)
+
+
+def frames(view: View) -> Iterator[Violation]:
+    """Free exactly once or allocated; free memory as counted."""
+    free = {zone: FreeFrames(zone) for zone in zones(view)}
+    for zone, found in free.items():
+        for (_, end), (start, _) in zip(found.blocks, found.blocks[1:], strict=False):
+            if start < end:
+                yield Violation("frames", f"pfn {start}", "in two free blocks, expected in one")
+        total = sum(end - start for start, end in found.blocks)
+        if total != zone.vm_stat[NR_FREE_PAGES]:
+            yield Violation(
+                "frames", repr(zone), f"nr_free_pages {zone.vm_stat[NR_FREE_PAGES]}, found {total}"
+            )
+    for page in view.pages():
+        times = free[page.zone].times(page.pfn)
+        if times > 1:
+            yield Violation("frames", repr(page), f"free {times} times, expected once")
+        elif times and page._count:
+            yield Violation("frames", repr(page), f"free, with _count {page._count}, expected 0")
+        elif not times and not page._count:
+            yield Violation("frames", repr(page), "lost: neither free nor referenced")
+
+
+def free_pages(view: View) -> Iterator[Violation]:
+    """No stray flag, mapping or contents on a free page."""
+    for page in view.pages():
+        if page._count == 0:
+            stray = page.flags & PAGE_FLAGS_CHECK_AT_FREE
+            if stray:
+                yield Violation("free pages", repr(page), f"flags {page_flag_names(stray)}")
+            if page.mapping is not None:
+                yield Violation("free pages", repr(page), f"has {page.mapping!r}, expected none")
+            if page.data is not None:
+                yield Violation("free pages", repr(page), "still has contents")
+
+

@@ -1,0 +1,42 @@
+"""The counts of a page agree with those who can be named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mmigrate.check.view import View
+from mmigrate.errors import Violation
+from mmigrate.linux.include.page_flags import PAGE_FLAGS_PRIVATE
+
+
+def references(view: View) -> Iterator[Violation]:
+    """_count: ptes, tree slots, private data, per-CPU vectors, pins."""
+    for page in view.pages():
+        if not page._count:
+            continue  # the oracle "frames" has it
+        pfn = page.pfn
+        named = {
+            "ptes": len(view.mapped.get(pfn, ())),
+            "cache": len(view.slots.get(pfn, ())),
+            "private": 1 if page.flags & PAGE_FLAGS_PRIVATE else 0,
+            "vectors": view.vectors[pfn],
+            "pins": view.pins[pfn],
+        }
+        if page._count != sum(named.values()):
+            words = ", ".join(f"{count} {name}" for name, count in named.items() if count)
+            yield Violation(
+                "references",
+                repr(page),
+                f"_count {page._count}, named {sum(named.values())} ({words or 'nobody'})",
+            )
+
+
+def mapcounts(view: View) -> Iterator[Violation]:
+    """_mapcount: the ptes that map the page."""
+    for page in view.pages():
+        if page._count:
+            ptes = len(view.mapped.get(page.pfn, ()))
+            if page._mapcount + 1 != ptes:
+                yield Violation(
+                    "mapcount", repr(page), f"mapcount {page._mapcount + 1}, found {ptes} ptes"
+                )

@@ -1,0 +1,71 @@
+"""From a page, every pte that maps it is found, and no area that is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from mmigrate.check.ptes import area_at
+from mmigrate.check.view import View
+from mmigrate.errors import Violation
+from mmigrate.linux.include.mm import VM_NONLINEAR
+from mmigrate.linux.include.mm_types import AddressSpace, AnonVma, Page, Vma
+from mmigrate.linux.include.pgtable import PAGE_SHIFT
+
+
+def reverse_map(view: View) -> Iterator[Violation]:
+    for pfn, places in view.mapped.items():
+        page = view.kernel.page_of(pfn)
+        for mm, address, _ in places:
+            vma = area_at(mm, address)
+            if vma is not None and not _found(page, vma, address):
+                yield Violation(
+                    "reverse map",
+                    repr(page),
+                    f"mapped in {vma!r} at {address:#x}, which a walk from {page.mapping!r} "
+                    f"at offset {page.index} does not visit",
+                )
+    living = {id(vma) for mm in view.kernel.mms for vma in mm.mmap}
+    for anon_vma in view.kernel.anon_vmas.values():
+        for chain in anon_vma.rb_root:
+            if id(chain.vma) not in living:
+                yield Violation("reverse map", repr(anon_vma), f"still has {chain.vma!r}")
+    for mapping in view.mappings:
+        for vma in (*mapping.i_mmap, *mapping.i_mmap_nonlinear):
+            if id(vma) not in living:
+                yield Violation("reverse map", repr(mapping), f"still has {vma!r}")
+    for mm in view.kernel.mms:
+        for vma in mm.mmap:
+            yield from _linked(vma)
+
+
+def _found(page: Page, vma: Vma, address: int) -> bool:
+    mapping: Any = page.mapping
+    offset = page.index
+    if isinstance(mapping, AnonVma):
+        areas = [chain.vma for chain in mapping.rb_root.overlapping(offset, offset)]
+    elif isinstance(mapping, AddressSpace):
+        if vma.vm_flags & VM_NONLINEAR:
+            return any(vma is area for area in mapping.i_mmap_nonlinear)
+        areas = mapping.i_mmap.overlapping(offset, offset)
+    else:
+        return False
+    linear = vma.vm_start + ((offset - vma.vm_pgoff) << PAGE_SHIFT)
+    return linear == address and any(area is vma for area in areas)
+
+
+def _linked(vma: Vma) -> Iterator[Violation]:
+    """The area is in every tree it should be in, under its present offsets."""
+    first, last = vma.interval()
+    for chain in vma.anon_vma_chain:
+        if chain not in chain.anon_vma.rb_root.overlapping(first, last):
+            yield Violation("reverse map", repr(vma), f"not in the tree of {chain.anon_vma!r}")
+    if vma.vm_file is not None:
+        mapping = vma.vm_file.f_mapping
+        areas = (
+            mapping.i_mmap_nonlinear
+            if vma.vm_flags & VM_NONLINEAR
+            else mapping.i_mmap.overlapping(first, last)
+        )
+        if not any(area is vma for area in areas):
+            yield Violation("reverse map", repr(vma), f"not in the tree of {mapping!r}")

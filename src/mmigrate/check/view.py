@@ -1,0 +1,80 @@
+"""The state of a machine, read once for all oracles."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from mmigrate.linux.include.mm_types import AddressSpace, Mm, Page, PageTable
+from mmigrate.linux.include.pgtable import (
+    is_migration_entry,
+    is_swap_pte,
+    pte_pfn,
+    pte_present,
+    pte_to_swp_entry,
+)
+from mmigrate.linux.mm import swap_state
+from mmigrate.machine.machine import Machine
+
+
+class View:
+    """@mapped: pfn to the (mm, address, pte) that map it; @entries: swap-like entries in
+    page tables, as (mm, address, entry); @slots: pfn to the (mapping, index) that cache it;
+    @vectors, @pins: how often a pfn is in a per-CPU vector, or pinned."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.kernel = machine.kernel
+        self.mapped: dict[int, list[tuple[Mm, int, int]]] = {}
+        self.entries: list[tuple[Mm, int, int]] = []
+        self.slots: dict[int, list[tuple[AddressSpace, int]]] = {}
+        self.mappings = [inode.i_mapping for inode in self.kernel.inodes]
+        self.mappings += swap_state.swapper_spaces(self.kernel)
+        zero = self.kernel.zero_page.pfn
+        for mm in self.kernel.mms:
+            for address, pte in present_entries(mm):
+                if pte_present(pte):
+                    if pte_pfn(pte) != zero:
+                        self.mapped.setdefault(pte_pfn(pte), []).append((mm, address, pte))
+                elif is_swap_pte(pte):
+                    self.entries.append((mm, address, pte_to_swp_entry(pte)))
+        for mapping in self.mappings:
+            for index, item in mapping.page_tree.slots.items():
+                if isinstance(item, Page):
+                    self.slots.setdefault(item.pfn, []).append((mapping, index))
+        self.vectors = Counter(
+            page.pfn
+            for cpu in self.kernel.cpus
+            for vector in cpu.pagevecs.values()
+            for page in vector
+        )
+        self.pins = Counter(page.pfn for pin in machine.pins for page in pin.pages)
+
+    def pages(self) -> Iterator[Page]:
+        """Every page that exists, by frame number; the zero page apart."""
+        zero = self.kernel.zero_page
+        for section in sorted(self.kernel.mem_map):
+            for page in self.kernel.mem_map[section]:
+                if page is not None and page is not zero:
+                    yield page
+
+    def swap_entries(self) -> Iterator[tuple[Mm, int, int]]:
+        """The entries that name a place in a swap area."""
+        return (found for found in self.entries if not is_migration_entry(found[2]))
+
+
+def present_entries(mm: Mm) -> Iterator[tuple[int, int]]:
+    """(address, pte) of every pte that is not none, ascending."""
+
+    def walk(table: Any, level: int, base: int) -> Iterator[tuple[int, int]]:
+        shift = 12 + 9 * (level - 1)
+        for index, entry in enumerate(table.entries):
+            if not entry:
+                continue
+            if level == 1:
+                yield base + (index << 12), entry
+            elif type(entry) is PageTable:
+                yield from walk(entry, level - 1, base + (index << shift))
+
+    return walk(mm.pgd, 4, 0)

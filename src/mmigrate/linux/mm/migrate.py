@@ -1,0 +1,608 @@
+"""Page migration: from a list of isolated pages to moved pages  (mm/migrate.c).
+
+Interface: `migrate_pages` moves a list; `migrate_page`, `buffer_migrate_page` and the
+fallback are the methods of mappings; migration entries stand in page tables meanwhile.
+In every step both pages' names are the kernel's: `page` is the old one, `newpage` the new.
+
+Differs: no huge pages, balloon pages and memory cgroups yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from errno import EAGAIN, EBUSY, EINVAL, EIO, ENOMEM
+from typing import Any, Final
+
+from mmigrate.api import Reason
+from mmigrate.linux.include.gfp import GFP_KERNEL
+from mmigrate.linux.include.kernel import Kernel
+from mmigrate.linux.include.migrate_mode import (
+    MIGRATE_ASYNC,
+    MIGRATE_SYNC,
+    MIGRATEPAGE_SUCCESS,
+    MigrateMode,
+    MigrateReason,
+)
+from mmigrate.linux.include.mm import (
+    AOP_WRITEPAGE_ACTIVATE,
+    PF_MEMALLOC,
+    PF_SWAPWRITE,
+    SWAP_AGAIN,
+    TTU_IGNORE_ACCESS,
+    TTU_IGNORE_MLOCK,
+    TTU_MIGRATION,
+    VM_WRITE,
+)
+from mmigrate.linux.include.mm_types import AddressSpace, Mm, Page, PageTable, Vma
+from mmigrate.linux.include.pgtable import (
+    SWP_MIGRATION_READ,
+    SWP_MIGRATION_WRITE,
+    is_migration_entry,
+    is_swap_pte,
+    is_write_migration_entry,
+    pfn_pte,
+    pte_mkold,
+    pte_mksoft_dirty,
+    pte_mkwrite,
+    pte_swp_soft_dirty,
+    pte_to_swp_entry,
+    swp_entry,
+    swp_offset,
+)
+from mmigrate.linux.include.vmstat import (
+    NR_FILE_PAGES,
+    NR_ISOLATED_ANON,
+    NR_SHMEM,
+    PGMIGRATE_FAIL,
+    PGMIGRATE_SUCCESS,
+)
+from mmigrate.linux.kernel import sched
+from mmigrate.linux.kernel.atomic import READ_ONCE, WRITE_ONCE
+from mmigrate.linux.kernel.bug import BUG, BUG_ON, VM_BUG_ON_PAGE
+from mmigrate.linux.kernel.highmem import copy_highpage
+from mmigrate.linux.kernel.page_flags import (
+    ClearPagePrivate,
+    ClearPageSwapBacked,
+    ClearPageSwapCache,
+    PageAnon,
+    PageChecked,
+    PageDirty,
+    PageError,
+    PageKsm,
+    PageLocked,
+    PageMappedToDisk,
+    PagePrivate,
+    PageReferenced,
+    PageSwapBacked,
+    PageSwapCache,
+    PageUnevictable,
+    PageUptodate,
+    PageWriteback,
+    SetPageActive,
+    SetPageChecked,
+    SetPageDirty,
+    SetPageError,
+    SetPageMappedToDisk,
+    SetPagePrivate,
+    SetPageReferenced,
+    SetPageSwapBacked,
+    SetPageSwapCache,
+    SetPageUnevictable,
+    SetPageUptodate,
+    TestClearPageActive,
+    TestClearPageUnevictable,
+    lock_page,
+    page_has_private,
+    page_is_file_cache,
+    page_private,
+    set_page_private,
+    trylock_page,
+    unlock_page,
+    wait_on_page_locked,
+    wait_on_page_writeback,
+)
+from mmigrate.linux.kernel.page_ref import (
+    get_page,
+    get_page_unless_zero,
+    page_count,
+    page_freeze_refs,
+    page_mapped,
+    page_unfreeze_refs,
+)
+from mmigrate.linux.kernel.pgtable import ptep_get, set_pte_at
+from mmigrate.linux.kernel.rcu import radix_tree_lookup, radix_tree_store
+from mmigrate.linux.kernel.spinlock import spin_lock, spin_unlock
+from mmigrate.linux.lib.list import ListHead, list_del
+from mmigrate.linux.fs import buffer
+from mmigrate.linux.mm import filemap, mlock, page_writeback, rmap, swap, util, vmscan
+
+# (page, private, result) -> destination or None; result[0] may be set to an object whose
+# `status` will be told how it went.
+NewPage = Callable[[Page, Any, list[Any]], Page | None]
+FreePage = Callable[[Page, Any], None]
+
+PASSES: Final = 10
+_UNMAP_FLAGS: Final = TTU_MIGRATION | TTU_IGNORE_MLOCK | TTU_IGNORE_ACCESS
+
+
+def migrate_prep(kernel: Kernel) -> int:
+    """Empty the page vectors of all CPUs: a page in one cannot be isolated, and has a
+    reference too many  (mm/migrate.c: migrate_prep).  Sleeps; 0."""
+    swap.lru_add_drain_all(kernel)
+    return 0
+
+
+def migrate_prep_local() -> int:
+    """The same on this CPU only  (mm/migrate.c: migrate_prep_local)."""
+    swap.lru_add_drain()
+    return 0
+
+
+def putback_movable_pages(pages: ListHead) -> None:
+    """Give back what was isolated and not moved  (mm/migrate.c: putback_movable_pages)."""
+    for page in pages:
+        list_del(page)
+        page.zone.vm_stat[NR_ISOLATED_ANON + page_is_file_cache(page)] -= 1
+        vmscan.putback_lru_page(page)
+
+
+# --- migration entries ---
+
+
+def make_migration_entry(page: Page, write: bool) -> int:
+    """The entry that stands for @page in a page table  (include/linux/swapops.h)."""
+    BUG_ON(not PageLocked(page), "migration entry for an unlocked page", page)
+    return swp_entry(SWP_MIGRATION_WRITE if write else SWP_MIGRATION_READ, page.pfn)
+
+
+def migration_entry_to_page(kernel: Kernel, entry: int) -> Page:
+    """The page an entry names; it must be locked, or the entry was left behind
+    (include/linux/swapops.h)."""
+    page = kernel.page_of(swp_offset(entry))
+    BUG_ON(not PageLocked(page), "a migration entry names an unlocked page", page)
+    return page
+
+
+def migration_entry_wait(mm: Mm, pt: PageTable, address: int) -> None:
+    """Sleep until the page whose entry is at @address has been moved or given up
+    (mm/migrate.c: migration_entry_wait)."""
+    ptl: Any = pt.ptl
+    spin_lock(ptl)
+    pte = ptep_get(pt, address)
+    if not is_swap_pte(pte):
+        spin_unlock(ptl)
+        return
+    entry = pte_to_swp_entry(pte)
+    if not is_migration_entry(entry):
+        spin_unlock(ptl)
+        return
+    page = migration_entry_to_page(mm.kernel, entry)
+    # Frozen just now: the caller faults again, and finds it finished or can wait.
+    if not get_page_unless_zero(page):
+        spin_unlock(ptl)
+        return
+    spin_unlock(ptl)
+    wait_on_page_locked(page)
+    swap.put_page(page)
+
+
+def remove_migration_pte(new: Page, vma: Vma, address: int, old: Page) -> int:
+    """Turn an entry that names @old into a pte that maps @new
+    (mm/migrate.c: remove_migration_pte)."""
+    mm = vma.vm_mm
+    # No look before the lock: mremap may be moving the entry, without any rmap lock.
+    pt = rmap.mm_find_pmd(mm, address)
+    if pt is None:
+        return SWAP_AGAIN
+    ptl: Any = pt.ptl
+    spin_lock(ptl)
+    pte = ptep_get(pt, address)
+    if not is_swap_pte(pte):
+        spin_unlock(ptl)
+        return SWAP_AGAIN
+    entry = pte_to_swp_entry(pte)
+    if not is_migration_entry(entry) or migration_entry_to_page(mm.kernel, entry) is not old:
+        spin_unlock(ptl)
+        return SWAP_AGAIN
+    get_page(new)
+    restored = pte_mkold(pfn_pte(new.pfn, READ_ONCE(vma, "vm_page_prot")))
+    if pte_swp_soft_dirty(pte):
+        restored = pte_mksoft_dirty(restored)
+    # mprotect may have taken the right to write away meanwhile.
+    if is_write_migration_entry(entry) and READ_ONCE(vma, "vm_flags") & VM_WRITE:
+        restored = pte_mkwrite(restored)
+    set_pte_at(mm, address, pt, restored)
+    if PageAnon(new):
+        rmap.page_add_anon_rmap(new, vma, address)
+    else:
+        rmap.page_add_file_rmap(new)
+    spin_unlock(ptl)
+    return SWAP_AGAIN
+
+
+def _remove_linear_migration_ptes_from_nonlinear(
+    page: Page, mapping: AddressSpace, old: Page
+) -> int:
+    """An area may have become nonlinear since the unmap; what was not remapped is still
+    at its linear place  (mm/migrate.c: remove_linear_migration_ptes_from_nonlinear)."""
+    pgoff = page.index
+    for vma in mapping.i_mmap_nonlinear:
+        address = vma.vm_start + ((pgoff - vma.vm_pgoff) << 12)
+        if vma.vm_start <= address < vma.vm_end:
+            remove_migration_pte(page, vma, address, old)
+    return SWAP_AGAIN
+
+
+_REMAP = rmap.RmapWalkControl(
+    remove_migration_pte, file_nonlinear=_remove_linear_migration_ptes_from_nonlinear
+)
+
+
+def remove_migration_ptes(old: Page, new: Page) -> None:
+    """Turn all entries that name @old into ptes that map @new, which may be @old itself
+    (mm/migrate.c: remove_migration_ptes)."""
+    rmap.rmap_walk(new, _REMAP, old)
+
+
+# --- moving the mapping ---
+
+
+def migrate_page_move_mapping(
+    mapping: AddressSpace | None,
+    newpage: Page,
+    page: Page,
+    head: Any,
+    mode: MigrateMode,
+    extra_count: int,
+) -> int:
+    """Let @newpage take the place of @page in its tree, if nobody else holds @page.
+
+    @head: its buffers; in MIGRATE_ASYNC they are locked on success.  @extra_count: more
+    references that the caller knows of.  0 or -EAGAIN
+    (mm/migrate.c: migrate_page_move_mapping).
+    """
+    expected_count = 1 + extra_count
+    if mapping is None:
+        # Not frozen: without ptes and tree slot only those come who wait for the lock.
+        if page_count(page) != expected_count:
+            return _refuse(page, Reason.PINNED)
+        return MIGRATEPAGE_SUCCESS
+
+    tree = mapping.page_tree
+    with spin_lock(mapping.tree_lock):
+        index = rmap.page_index(page)
+        expected_count += 1 + page_has_private(page)
+        if page_count(page) != expected_count or radix_tree_lookup(tree, index) is not page:
+            return _refuse(page, Reason.PINNED)
+        if not page_freeze_refs(page, expected_count):
+            return _refuse(page, Reason.PINNED)
+        # Once the slot is changed there is no way back, so an asynchronous migration
+        # must have the buffers before.
+        if (
+            mode == MIGRATE_ASYNC
+            and head is not None
+            and not buffer_migrate_lock_buffers(head, mode)
+        ):
+            page_unfreeze_refs(page, expected_count)
+            return _refuse(page, Reason.BUFFERS_BUSY)
+
+        get_page(newpage)  # the tree's
+        if PageSwapCache(page):
+            SetPageSwapCache(newpage)
+            set_page_private(newpage, page_private(page))
+        radix_tree_store(tree, index, newpage)
+        page_unfreeze_refs(page, expected_count - 1)
+
+        page.zone.vm_stat[NR_FILE_PAGES] -= 1
+        newpage.zone.vm_stat[NR_FILE_PAGES] += 1
+        if not PageSwapCache(page) and PageSwapBacked(page):
+            page.zone.vm_stat[NR_SHMEM] -= 1
+            newpage.zone.vm_stat[NR_SHMEM] += 1
+    return MIGRATEPAGE_SUCCESS
+
+
+def _refuse(page: Page, why: Reason, rc: int = -EAGAIN) -> int:
+    """Remember why @page stays where it is; @rc."""
+    page.zone.kernel.reasons[page.pfn] = why
+    return rc
+
+
+def migrate_page_copy(newpage: Page, page: Page) -> None:
+    """Contents and flags, in the kernel's order  (mm/migrate.c: migrate_page_copy)."""
+    copy_highpage(newpage, page)
+    if PageError(page):
+        SetPageError(newpage)
+    if PageReferenced(page):
+        SetPageReferenced(newpage)
+    if PageUptodate(page):
+        SetPageUptodate(newpage)
+    if TestClearPageActive(page):
+        VM_BUG_ON_PAGE(PageUnevictable(page), page, "active and unevictable")
+        SetPageActive(newpage)
+    elif TestClearPageUnevictable(page):
+        SetPageUnevictable(newpage)
+    if PageChecked(page):
+        SetPageChecked(newpage)
+    if PageMappedToDisk(page):
+        SetPageMappedToDisk(newpage)
+    if PageDirty(page):
+        # Not set_page_dirty: that would tell a filesystem that all buffers are dirty.
+        page_writeback.clear_page_dirty_for_io(page)
+        if PageSwapBacked(page):
+            SetPageDirty(newpage)
+        else:
+            page_writeback.__set_page_dirty_nobuffers(newpage)
+    newpage._last_cpupid, page._last_cpupid = page._last_cpupid, -1
+    mlock.mlock_migrate_page(newpage, page)
+    ClearPageSwapCache(page)
+    ClearPagePrivate(page)
+    set_page_private(page, 0)
+    if PageWriteback(newpage):
+        page_writeback.end_page_writeback(newpage)
+
+
+# --- methods of mappings; both pages are locked ---
+
+
+def migrate_page(
+    mapping: AddressSpace | None, newpage: Page, page: Page, mode: MigrateMode
+) -> int:
+    """For pages without private data  (mm/migrate.c: migrate_page)."""
+    BUG_ON(PageWriteback(page), "migrated under writeback", page)
+    rc = migrate_page_move_mapping(mapping, newpage, page, None, mode, 0)
+    if rc != MIGRATEPAGE_SUCCESS:
+        return rc
+    migrate_page_copy(newpage, page)
+    return MIGRATEPAGE_SUCCESS
+
+
+def buffer_migrate_lock_buffers(head: Any, mode: MigrateMode) -> bool:
+    """Lock all buffers of a page; asynchronously all or none
+    (mm/migrate.c: buffer_migrate_lock_buffers)."""
+    if mode != MIGRATE_ASYNC:
+        for bh in head:
+            buffer.get_bh(bh)
+            buffer.lock_buffer(bh)
+        return True
+    locked = []
+    for bh in head:
+        buffer.get_bh(bh)
+        if not buffer.trylock_buffer(bh):
+            buffer.put_bh(bh)
+            for earlier in locked:
+                buffer.unlock_buffer(earlier)
+                buffer.put_bh(earlier)
+            return False
+        locked.append(bh)
+    return True
+
+
+def buffer_migrate_page(
+    mapping: AddressSpace, newpage: Page, page: Page, mode: MigrateMode
+) -> int:
+    """For pages whose private data are buffers, which come along
+    (mm/migrate.c: buffer_migrate_page)."""
+    if not PagePrivate(page):
+        return migrate_page(mapping, newpage, page, mode)
+    head: Any = page_private(page)
+    rc = migrate_page_move_mapping(mapping, newpage, page, head, mode, 0)
+    if rc != MIGRATEPAGE_SUCCESS:
+        return rc
+    if mode != MIGRATE_ASYNC and not buffer_migrate_lock_buffers(head, mode):
+        BUG("buffers not locked", page)
+    ClearPagePrivate(page)
+    set_page_private(newpage, page_private(page))
+    set_page_private(page, 0)
+    swap.put_page(page)
+    get_page(newpage)
+    for bh in head:
+        buffer.set_bh_page(bh, newpage, buffer.bh_offset(bh))
+    SetPagePrivate(newpage)
+    migrate_page_copy(newpage, page)
+    for bh in head:
+        buffer.unlock_buffer(bh)
+        buffer.put_bh(bh)
+    return MIGRATEPAGE_SUCCESS
+
+
+def _writeout(mapping: AddressSpace, page: Page) -> int:
+    """Start writing a dirty page that cannot be moved dirty; a later pass may move it
+    (mm/migrate.c: writeout)."""
+    writepage = mapping.a_ops.writepage
+    if writepage is None:
+        return _refuse(page, Reason.WRITE_FAILED, -EINVAL)
+    if not page_writeback.clear_page_dirty_for_io(page):
+        return _refuse(page, Reason.DIRTY_NO_METHOD)
+    # This attempt cannot succeed any more, and writepage unlocks the page: no entry may
+    # name it then.
+    remove_migration_ptes(page, page)
+    rc = writepage(page, page_writeback.WritebackControl(nr_to_write=1, for_reclaim=True))
+    if rc != AOP_WRITEPAGE_ACTIVATE:
+        lock_page(page)  # writepage unlocked it
+    if rc < 0:
+        return _refuse(page, Reason.WRITE_FAILED, -EIO)
+    return _refuse(page, Reason.DIRTY_NO_METHOD)
+
+
+def fallback_migrate_page(
+    mapping: AddressSpace, newpage: Page, page: Page, mode: MigrateMode
+) -> int:
+    """For mappings without a method: only clean pages without private data can go
+    (mm/migrate.c: fallback_migrate_page)."""
+    if PageDirty(page):
+        if mode != MIGRATE_SYNC:
+            return _refuse(page, Reason.DIRTY_NO_METHOD, -EBUSY)
+        return _writeout(mapping, page)
+    if page_has_private(page) and not filemap.try_to_release_page(page, GFP_KERNEL):
+        return _refuse(page, Reason.BUFFERS_BUSY)
+    return migrate_page(mapping, newpage, page, mode)
+
+
+# --- one page ---
+
+
+def move_to_new_page(
+    newpage: Page, page: Page, page_was_mapped: bool, mode: MigrateMode
+) -> int:
+    """Move an unmapped, locked page and bring its ptes back
+    (mm/migrate.c: move_to_new_page)."""
+    if not trylock_page(newpage):
+        BUG("destination page is locked", newpage)
+    newpage.index = page.index
+    WRITE_ONCE(newpage, "mapping", READ_ONCE(page, "mapping"))
+    if PageSwapBacked(page):
+        SetPageSwapBacked(newpage)
+
+    mapping = util.page_mapping(page)
+    if mapping is None:
+        rc = migrate_page(None, newpage, page, mode)
+    elif mapping.a_ops.migratepage is not None:
+        rc = mapping.a_ops.migratepage(mapping, newpage, page, mode)
+    else:
+        rc = fallback_migrate_page(mapping, newpage, page, mode)
+
+    if rc != MIGRATEPAGE_SUCCESS:
+        WRITE_ONCE(newpage, "mapping", None)
+    else:
+        if page_was_mapped:
+            remove_migration_ptes(page, newpage)
+        WRITE_ONCE(page, "mapping", None)
+    unlock_page(newpage)
+    return rc
+
+
+def __unmap_and_move(page: Page, newpage: Page, force: bool, mode: MigrateMode) -> int:
+    """Lock, unmap and move one page, or leave it as it was
+    (mm/migrate.c: __unmap_and_move)."""
+    if not trylock_page(page):
+        if not force or mode == MIGRATE_ASYNC:
+            return _refuse(page, Reason.LOCKED)
+        # Direct compaction may be called with pages locked, for readahead: waiting
+        # for one's own would never end.
+        if sched.task.flags & PF_MEMALLOC:
+            return _refuse(page, Reason.LOCKED)
+        lock_page(page)
+    rc = _unmap_and_move_locked(page, newpage, force, mode)
+    unlock_page(page)
+    return rc
+
+
+def _unmap_and_move_locked(page: Page, newpage: Page, force: bool, mode: MigrateMode) -> int:
+    if PageWriteback(page):
+        if mode != MIGRATE_SYNC:
+            return _refuse(page, Reason.WRITEBACK, -EBUSY)
+        if not force:
+            return _refuse(page, Reason.WRITEBACK)
+        wait_on_page_writeback(page)
+
+    # Between unmapping and mapping again nothing else keeps the anon_vma alive.
+    anon_vma = None
+    if PageAnon(page) and not PageKsm(page):
+        anon_vma = rmap.page_get_anon_vma(page)
+        if anon_vma is None and not PageSwapCache(page):
+            return _refuse(page, Reason.TRUNCATED)  # unmapped: on its way to be freed
+
+    rc = -EAGAIN
+    page_was_mapped = False
+    if READ_ONCE(page, "mapping") is None:
+        if page_has_private(page):
+            buffer.try_to_free_buffers(page)  # a truncated orphan; free, not moved
+            return _refuse(page, Reason.TRUNCATED)
+    elif page_mapped(page):
+        rmap.try_to_unmap(page, _UNMAP_FLAGS)
+        page_was_mapped = True
+
+    if not page_mapped(page):
+        rc = move_to_new_page(newpage, page, page_was_mapped, mode)
+    else:
+        _refuse(page, Reason.STILL_MAPPED)
+    if rc and page_was_mapped:
+        remove_migration_ptes(page, page)
+    if anon_vma is not None:
+        rmap.put_anon_vma(page.zone.kernel, anon_vma)
+    return rc
+
+
+def unmap_and_move(
+    get_new_page: NewPage,
+    put_new_page: FreePage | None,
+    private: Any,
+    page: Page,
+    force: bool,
+    mode: MigrateMode,
+) -> int:
+    """Find a destination for one page and move it there
+    (mm/migrate.c: unmap_and_move).  0, -EAGAIN: still on the list, -ENOMEM: no
+    destination, else an error with the page put back."""
+    result: list[Any] = [None]
+    newpage = get_new_page(page, private, result)
+    if newpage is None:
+        return _refuse(page, Reason.NO_MEMORY, -ENOMEM)
+    # Only our reference is left: everybody else has freed it.
+    rc = MIGRATEPAGE_SUCCESS
+    if page_count(page) != 1:
+        rc = __unmap_and_move(page, newpage, force, mode)
+
+    if rc != -EAGAIN:
+        list_del(page)
+        page.zone.vm_stat[NR_ISOLATED_ANON + page_is_file_cache(page)] -= 1
+        vmscan.putback_lru_page(page)  # on success this frees it
+    if rc != MIGRATEPAGE_SUCCESS and put_new_page is not None:
+        ClearPageSwapBacked(newpage)
+        put_new_page(newpage, private)
+    else:
+        vmscan.putback_lru_page(newpage)
+    if result[0] is not None:
+        result[0].status = rc if rc else newpage.zone.nid
+    return rc
+
+
+# --- a list of pages ---
+
+
+def migrate_pages(
+    from_: ListHead,
+    get_new_page: NewPage,
+    put_new_page: FreePage | None,
+    private: Any,
+    mode: MigrateMode,
+    reason: MigrateReason,
+) -> int:
+    """Move the isolated pages of a list, in up to ten passes.
+
+    Returns how many were not moved, or -ENOMEM. What still is on the list then belongs to
+    the caller, for `putback_movable_pages`; everything else has been put back
+    (mm/migrate.c: migrate_pages).
+    """
+    task = sched.task
+    kernel = task.kernel
+    nr_failed = nr_succeeded = 0
+    retry = 1
+    rc = 0
+    had_swapwrite = task.flags & PF_SWAPWRITE
+    task.flags |= PF_SWAPWRITE
+    pass_ = 0
+    while pass_ < PASSES and retry and rc != -ENOMEM:
+        retry = 0
+        for page in from_:
+            sched.cond_resched()
+            rc = unmap_and_move(get_new_page, put_new_page, private, page, pass_ > 2, mode)
+            if rc == MIGRATEPAGE_SUCCESS:
+                nr_succeeded += 1
+            elif rc == -EAGAIN:
+                retry += 1
+            elif rc == -ENOMEM:
+                break
+            else:
+                nr_failed += 1
+        pass_ += 1
+    if nr_succeeded:
+        kernel.vm_events[PGMIGRATE_SUCCESS] += nr_succeeded
+    if nr_failed:
+        kernel.vm_events[PGMIGRATE_FAIL] += nr_failed
+    kernel.trace(
+        "mm_migrate_pages", succeeded=nr_succeeded, failed=nr_failed, mode=mode, reason=reason
+    )
+    if not had_swapwrite:
+        task.flags &= ~PF_SWAPWRITE
+    return rc if rc == -ENOMEM else nr_failed + retry

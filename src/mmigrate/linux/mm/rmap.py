@@ -1,0 +1,665 @@
+"""The reverse map: from a page to every pte that maps it  (mm/rmap.c).
+
+Interface: `rmap_walk` visits the areas that can map a page, `try_to_unmap` replaces the
+ptes, `page_add_*_rmap` and `page_remove_rmap` keep the mapping count. The anon_vma behind
+an anonymous page is the business of `anon_vma.py`, whose names are also found here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from mmigrate.linux.include.mm import (
+    SWAP_AGAIN,
+    SWAP_FAIL,
+    SWAP_MLOCK,
+    SWAP_SUCCESS,
+    TTU_IGNORE_ACCESS,
+    TTU_IGNORE_HWPOISON,
+    TTU_IGNORE_MLOCK,
+    TTU_MIGRATION,
+    TTU_MUNLOCK,
+    VM_GROWSDOWN,
+    VM_LOCKED,
+    VM_SEQ_READ,
+    VM_SHARED,
+    VM_STACK_INCOMPLETE_SETUP,
+)
+from mmigrate.linux.include.mm_types import AddressSpace, Mm, Page, PageTable, Vma
+from mmigrate.linux.include.pgtable import (
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    PMD_MASK,
+    PMD_SIZE,
+    SWP_HWPOISON,
+    pgoff_to_pte,
+    pte_dirty,
+    pte_file_mksoft_dirty,
+    pte_mkclean,
+    pte_pfn,
+    pte_present,
+    pte_soft_dirty,
+    pte_swp_mksoft_dirty,
+    pte_write,
+    pte_wrprotect,
+    swp_entry,
+    swp_entry_to_pte,
+)
+from mmigrate.linux.include.vmstat import (
+    MM_ANONPAGES,
+    MM_FILEPAGES,
+    MM_SWAPENTS,
+    NR_ANON_PAGES,
+    NR_FILE_MAPPED,
+)
+from mmigrate.linux.kernel.atomic import READ_ONCE, WRITE_ONCE
+from mmigrate.linux.kernel.bug import BUG, BUG_ON, VM_BUG_ON_PAGE
+from mmigrate.linux.kernel.page_flags import (
+    PageAnon,
+    PageHWPoison,
+    PageKsm,
+    PageLocked,
+    PageMlocked,
+    PageSwapCache,
+    SetPageSwapBacked,
+    page_private,
+    trylock_page,
+    unlock_page,
+)
+from mmigrate.linux.kernel.page_ref import dec_mapcount, inc_mapcount, page_mapcount, page_mapped
+from mmigrate.linux.kernel.pgtable import (
+    find_leaf,
+    ptep_clear_flush,
+    ptep_get,
+    ptep_test_and_clear_young,
+    set_pte_at,
+)
+from mmigrate.linux.kernel.rwsem import down_read, down_read_trylock, up_read
+from mmigrate.linux.kernel.spinlock import spin_lock, spin_unlock
+from mmigrate.linux.mm import (
+    memory,
+    migrate,
+    mlock,
+    mmu_notifier,
+    page_writeback,
+    swap,
+    swapfile,
+    util,
+)
+from mmigrate.linux.mm.anon_vma import anon_vma_clone as anon_vma_clone
+from mmigrate.linux.mm.anon_vma import anon_vma_fork as anon_vma_fork
+from mmigrate.linux.mm.anon_vma import anon_vma_lock_read as anon_vma_lock_read
+from mmigrate.linux.mm.anon_vma import anon_vma_lock_write as anon_vma_lock_write
+from mmigrate.linux.mm.anon_vma import anon_vma_prepare as anon_vma_prepare
+from mmigrate.linux.mm.anon_vma import anon_vma_unlock_read as anon_vma_unlock_read
+from mmigrate.linux.mm.anon_vma import anon_vma_unlock_write as anon_vma_unlock_write
+from mmigrate.linux.mm.anon_vma import get_anon_vma as get_anon_vma
+from mmigrate.linux.mm.anon_vma import owning_anon_vma as owning_anon_vma
+from mmigrate.linux.mm.anon_vma import page_anon_vma as page_anon_vma
+from mmigrate.linux.mm.anon_vma import page_get_anon_vma as page_get_anon_vma
+from mmigrate.linux.mm.anon_vma import page_lock_anon_vma_read as page_lock_anon_vma_read
+from mmigrate.linux.mm.anon_vma import page_unlock_anon_vma_read as page_unlock_anon_vma_read
+from mmigrate.linux.mm.anon_vma import put_anon_vma as put_anon_vma
+from mmigrate.linux.mm.anon_vma import unlink_anon_vmas as unlink_anon_vmas
+
+RmapOne = Callable[[Page, Vma, int, Any], int]
+
+CLUSTER_SIZE: Final = 32 * PAGE_SIZE
+
+
+# --- where a page is, in offsets and addresses ---
+
+
+def page_index(page: Page) -> int:
+    """The key of the page in its tree: its swap entry if it is in the swap cache
+    (include/linux/mm.h: page_index)."""
+    if PageSwapCache(page):
+        entry: Any = page_private(page)
+        return int(entry)
+    return int(page.index)
+
+
+def page_to_pgoff(page: Page) -> int:
+    """The page's offset in its file or anonymous area, in pages."""
+    return int(page.index)
+
+
+def linear_page_index(vma: Vma, address: int) -> int:
+    return ((address - vma.vm_start) >> PAGE_SHIFT) + vma.vm_pgoff
+
+
+def vma_address(page: Page, vma: Vma) -> int:
+    """Where @page would be in @vma  (mm/internal.h: vma_address)."""
+    address = vma.vm_start + ((page_to_pgoff(page) - vma.vm_pgoff) << PAGE_SHIFT)
+    if not vma.vm_start <= address < vma.vm_end:
+        BUG(f"address {address:#x} outside {vma!r}", page)
+    return address
+
+
+def page_address_in_vma(page: Page, vma: Vma) -> int | None:
+    """The address of @page in @vma, or None if it cannot be there (C: -EFAULT)
+    (mm/rmap.c: page_address_in_vma)."""
+    if PageAnon(page):
+        anon_vma = page_anon_vma(page)
+        if vma.anon_vma is None or anon_vma is None or vma.anon_vma.root is not anon_vma.root:
+            return None
+    elif READ_ONCE(page, "mapping") is None or vma.vm_file is None:
+        return None
+    elif vma.vm_file.f_mapping is not page.mapping:
+        return None
+    address = vma.vm_start + ((page_to_pgoff(page) - vma.vm_pgoff) << PAGE_SHIFT)
+    return address if vma.vm_start <= address < vma.vm_end else None
+
+
+def mm_find_pmd(mm: Mm, address: int) -> PageTable | None:
+    """The table of ptes for @address, from a single read of the pmd; None if there is
+    none, or a huge page stands there  (mm/rmap.c: mm_find_pmd)."""
+    return find_leaf(mm, address)
+
+
+def page_check_address(page: Page, mm: Mm, address: int, sync: bool) -> PageTable | None:
+    """The leaf table whose pte at @address maps @page, with its lock held; None, and no
+    lock, if it does not.  Without @sync a first look is taken without the lock
+    (mm/rmap.c: page_check_address)."""
+    pt = mm_find_pmd(mm, address)
+    if pt is None:
+        return None
+    if not sync and not pte_present(ptep_get(pt, address)):
+        return None
+    spin_lock(pt.ptl)  # type: ignore[arg-type]
+    pte = ptep_get(pt, address)
+    if pte_present(pte) and pte_pfn(pte) == page.pfn:
+        return pt
+    spin_unlock(pt.ptl)  # type: ignore[arg-type]
+    return None
+
+
+# --- counting mappings; the pte lock is held ---
+
+
+def page_add_anon_rmap(page: Page, vma: Vma, address: int) -> None:
+    """One more pte maps an anonymous page  (mm/rmap.c: page_add_anon_rmap)."""
+    do_page_add_anon_rmap(page, vma, address, False)
+
+
+def do_page_add_anon_rmap(page: Page, vma: Vma, address: int, exclusive: bool) -> None:
+    """As above; @exclusive: only this process has the page
+    (mm/rmap.c: do_page_add_anon_rmap)."""
+    first = inc_mapcount(page)
+    if first:
+        page.zone.vm_stat[NR_ANON_PAGES] += 1
+    if PageKsm(page):
+        return
+    VM_BUG_ON_PAGE(not PageLocked(page), page, "page_add_anon_rmap of an unlocked page")
+    if first:
+        _page_set_anon_rmap(page, vma, address, exclusive)
+    else:
+        _page_check_anon_rmap(page, vma, address)
+
+
+def page_add_new_anon_rmap(page: Page, vma: Vma, address: int) -> None:
+    """The first pte of a new anonymous page  (mm/rmap.c: page_add_new_anon_rmap)."""
+    SetPageSwapBacked(page)
+    inc_mapcount(page)  # nobody else can have it yet
+    page.zone.vm_stat[NR_ANON_PAGES] += 1
+    _page_set_anon_rmap(page, vma, address, True)
+
+
+def _page_set_anon_rmap(page: Page, vma: Vma, address: int, exclusive: bool) -> None:
+    if PageAnon(page):
+        return
+    anon_vma = owning_anon_vma(vma)
+    # A page that others may share belongs to the root, which outlives all of them.
+    WRITE_ONCE(page, "mapping", anon_vma if exclusive else anon_vma.root)
+    page.index = linear_page_index(vma, address)
+
+
+def _page_check_anon_rmap(page: Page, vma: Vma, address: int) -> None:
+    anon_vma = page_anon_vma(page)
+    mine = owning_anon_vma(vma)
+    BUG_ON(anon_vma is None or anon_vma.root is not mine.root, "mapped by a stranger", page)
+    BUG_ON(page.index != linear_page_index(vma, address), "mapped at a wrong offset", page)
+
+
+def page_add_file_rmap(page: Page) -> None:
+    """One more pte maps a file page  (mm/rmap.c: page_add_file_rmap)."""
+    if inc_mapcount(page):
+        page.zone.vm_stat[NR_FILE_MAPPED] += 1
+
+
+def page_dup_rmap(page: Page) -> None:
+    """fork copied a pte that maps the page  (include/linux/rmap.h: page_dup_rmap)."""
+    inc_mapcount(page)
+
+
+def page_remove_rmap(page: Page) -> None:
+    """One pte less maps the page; the last one ends its mlock
+    (mm/rmap.c: page_remove_rmap)."""
+    anon = PageAnon(page)
+    if not dec_mapcount(page):
+        return
+    page.zone.vm_stat[NR_ANON_PAGES if anon else NR_FILE_MAPPED] -= 1
+    if PageMlocked(page):
+        mlock.clear_page_mlock(page)
+    # mapping stays: a page still in the swap cache, or somebody with a reference, may
+    # map it again; it is reset when the page is freed.
+
+
+def page_move_anon_rmap(page: Page, vma: Vma, address: int) -> None:
+    """A page turned out to be @vma's alone: let walks look in its own anon_vma only
+    (mm/rmap.c: page_move_anon_rmap)."""
+    VM_BUG_ON_PAGE(not PageLocked(page), page, "page_move_anon_rmap of an unlocked page")
+    VM_BUG_ON_PAGE(page.index != linear_page_index(vma, address), page, "at a wrong offset")
+    WRITE_ONCE(page, "mapping", owning_anon_vma(vma))
+
+
+# --- walking ---
+
+
+class RmapWalkControl:
+    """What a walk does  (struct rmap_walk_control).
+
+    @rmap_one(page, vma, address, arg): SWAP_AGAIN goes on, anything else ends the walk.
+    @anon_lock: how to get at the anon_vma, locked; by default its lock is slept for.
+    @done(page): whether the walk may end.  @file_nonlinear(page, mapping, arg): what to do
+    with nonlinear areas.  @invalid_vma(vma, arg): areas to pass over.
+    """
+
+    __slots__ = ("anon_lock", "done", "file_nonlinear", "invalid_vma", "rmap_one")
+
+    def __init__(
+        self,
+        rmap_one: RmapOne,
+        *,
+        anon_lock: Callable[[Page], Any] | None = None,
+        done: Callable[[Page], bool] | None = None,
+        file_nonlinear: Callable[[Page, AddressSpace, Any], int] | None = None,
+        invalid_vma: Callable[[Vma, Any], bool] | None = None,
+    ) -> None:
+        self.rmap_one = rmap_one
+        self.anon_lock = anon_lock
+        self.done = done
+        self.file_nonlinear = file_nonlinear
+        self.invalid_vma = invalid_vma
+
+
+def rmap_walk(page: Page, rwc: RmapWalkControl, arg: Any) -> int:
+    """Visit every area that can map the page  (mm/rmap.c: rmap_walk)."""
+    if PageAnon(page):
+        return _rmap_walk_anon(page, rwc, arg)
+    return _rmap_walk_file(page, rwc, arg)
+
+
+def _rmap_walk_anon(page: Page, rwc: RmapWalkControl, arg: Any) -> int:
+    """mm/rmap.c: rmap_walk_anon."""
+    if rwc.anon_lock is not None:
+        anon_vma = rwc.anon_lock(page)
+        if anon_vma is None:
+            return SWAP_AGAIN
+    else:
+        # The caller has the page locked and a reference on its anon_vma, but no ptes.
+        anon_vma = page_anon_vma(page)
+        if anon_vma is None:
+            return SWAP_AGAIN
+        anon_vma_lock_read(anon_vma)
+    ret = SWAP_AGAIN
+    pgoff = page_to_pgoff(page)
+    rmap_one, done, invalid_vma = rwc.rmap_one, rwc.done, rwc.invalid_vma
+    for chain in anon_vma.rb_root.overlapping(pgoff, pgoff):
+        vma = chain.vma
+        address = vma_address(page, vma)
+        if invalid_vma is not None and invalid_vma(vma, arg):
+            continue
+        ret = rmap_one(page, vma, address, arg)
+        if ret != SWAP_AGAIN:
+            break
+        if done is not None and done(page):
+            break
+    page_unlock_anon_vma_read(anon_vma)
+    return ret
+
+
+def _rmap_walk_file(page: Page, rwc: RmapWalkControl, arg: Any) -> int:
+    """mm/rmap.c: rmap_walk_file.  The page lock keeps the mapping alive."""
+    VM_BUG_ON_PAGE(not PageLocked(page), page, "rmap_walk of an unlocked file page")
+    mapping = READ_ONCE(page, "mapping")
+    if mapping is None:
+        return SWAP_AGAIN
+    pgoff = page_to_pgoff(page)
+    with down_read(mapping.i_mmap_rwsem):
+        ret = SWAP_AGAIN
+        for vma in mapping.i_mmap.overlapping(pgoff, pgoff):
+            address = vma_address(page, vma)
+            if rwc.invalid_vma is not None and rwc.invalid_vma(vma, arg):
+                continue
+            ret = rwc.rmap_one(page, vma, address, arg)
+            if ret != SWAP_AGAIN:
+                return ret
+            if rwc.done is not None and rwc.done(page):
+                return ret
+        if rwc.file_nonlinear is not None and mapping.i_mmap_nonlinear:
+            ret = rwc.file_nonlinear(page, mapping, arg)
+        return ret
+
+
+def is_vma_temporary_stack(vma: Vma) -> bool:
+    """Whether exec is still building this stack  (mm/huge_memory: is_vma_temporary_stack)."""
+    flags = READ_ONCE(vma, "vm_flags")
+    return bool(
+        flags & VM_GROWSDOWN and flags & VM_STACK_INCOMPLETE_SETUP == VM_STACK_INCOMPLETE_SETUP
+    )
+
+
+# --- unmapping ---
+
+
+def try_to_unmap(page: Page, flags: int) -> int:
+    """Take away every pte of a locked page.  A SWAP_* value: SUCCESS if none is left
+    (mm/rmap.c: try_to_unmap)."""
+    VM_BUG_ON_PAGE(not PageLocked(page), page, "try_to_unmap of an unlocked page")
+    # exec moves such a stack while ptes and addresses disagree; an entry left in it
+    # could not be found again.
+    skips_stacks = flags & TTU_MIGRATION and PageAnon(page) and not PageKsm(page)
+    ret = rmap_walk(page, _UNMAP_FOR_MIGRATION if skips_stacks else _UNMAP, flags)
+    if ret != SWAP_MLOCK and not page_mapped(page):
+        ret = SWAP_SUCCESS
+    return ret
+
+
+def try_to_munlock(page: Page) -> int:
+    """Look for a VM_LOCKED area that maps the page; SWAP_MLOCK if there is one
+    (mm/rmap.c: try_to_munlock)."""
+    VM_BUG_ON_PAGE(not PageLocked(page), page, "try_to_munlock of an unlocked page")
+    return rmap_walk(page, _MUNLOCK, TTU_MUNLOCK)
+
+
+def try_to_unmap_one(page: Page, vma: Vma, address: int, flags: int) -> int:
+    """Replace the pte of @page in @vma by what will bring it back
+    (mm/rmap.c: try_to_unmap_one)."""
+    mm = vma.vm_mm
+    pt = page_check_address(page, mm, address, False)
+    if pt is None:
+        return SWAP_AGAIN
+    ptl: Any = pt.ptl
+    if not flags & TTU_IGNORE_MLOCK:
+        if READ_ONCE(vma, "vm_flags") & VM_LOCKED:
+            spin_unlock(ptl)
+            return _mlock_instead(page, vma)
+        if flags & TTU_MUNLOCK:
+            spin_unlock(ptl)
+            return SWAP_AGAIN
+    if not flags & TTU_IGNORE_ACCESS and ptep_test_and_clear_young(vma, address, pt):
+        spin_unlock(ptl)
+        return SWAP_FAIL
+
+    pteval = ptep_clear_flush(vma, address, pt)
+    if pte_dirty(pteval):
+        page_writeback.set_page_dirty(page)
+    update_hiwater_rss(mm)
+
+    if PageHWPoison(page) and not flags & TTU_IGNORE_HWPOISON:
+        mm.rss_stat[MM_ANONPAGES if PageAnon(page) else MM_FILEPAGES] -= 1
+        set_pte_at(mm, address, pt, swp_entry_to_pte(swp_entry(SWP_HWPOISON, page.pfn)))
+    elif PageAnon(page):
+        if PageSwapCache(page):
+            swap_value: Any = page_private(page)
+            if swapfile.swap_duplicate(swap_value) < 0:
+                set_pte_at(mm, address, pt, pteval)
+                spin_unlock(ptl)
+                return SWAP_FAIL
+            swapfile.note_mm_has_swap(mm)
+            mm.rss_stat[MM_ANONPAGES] -= 1
+            mm.rss_stat[MM_SWAPENTS] += 1
+            entry: int = swap_value
+        else:
+            BUG_ON(not flags & TTU_MIGRATION, "unmapped for reclaim without swap entry", page)
+            entry = migrate.make_migration_entry(page, pte_write(pteval))
+        swp_pte = swp_entry_to_pte(entry)
+        if pte_soft_dirty(pteval):
+            swp_pte = pte_swp_mksoft_dirty(swp_pte)
+        set_pte_at(mm, address, pt, swp_pte)
+    elif flags & TTU_MIGRATION:
+        # Known defect of v3.19: the soft-dirty bit of a file pte is lost here.
+        entry = migrate.make_migration_entry(page, pte_write(pteval))
+        set_pte_at(mm, address, pt, swp_entry_to_pte(entry))
+    else:
+        mm.rss_stat[MM_FILEPAGES] -= 1
+
+    page_remove_rmap(page)
+    swap.put_page(page)
+    spin_unlock(ptl)
+    if not flags & TTU_MUNLOCK:
+        mmu_notifier.mmu_notifier_invalidate_page(mm, address)
+    return SWAP_AGAIN
+
+
+def _mlock_instead(page: Page, vma: Vma) -> int:
+    """Reclaim met a page of a locked area: put it among the unevictable.  mmap_sem ranks
+    above the rmap locks, so it is only tried."""
+    ret = SWAP_AGAIN
+    if down_read_trylock(vma.vm_mm.mmap_sem):
+        if vma.vm_flags & VM_LOCKED:
+            mlock.mlock_vma_page(page)
+            ret = SWAP_MLOCK
+        up_read(vma.vm_mm.mmap_sem)
+    return ret
+
+
+def update_hiwater_rss(mm: Mm) -> None:
+    rss = mm.rss_stat[MM_FILEPAGES] + mm.rss_stat[MM_ANONPAGES]
+    if mm.hiwater_rss < rss:
+        mm.hiwater_rss = rss
+
+
+def _page_not_mapped(page: Page) -> bool:
+    return not page_mapped(page)
+
+
+def _is_temporary_stack(vma: Vma, _: Any) -> bool:
+    return is_vma_temporary_stack(vma)
+
+
+def try_to_unmap_nonlinear(page: Page, mapping: AddressSpace, _flags: int) -> int:
+    """Unmap clusters of nonlinear areas until as many ptes went as the page has mappings:
+    by luck its own are among them  (mm/rmap.c: try_to_unmap_nonlinear)."""
+    areas = list(mapping.i_mmap_nonlinear)
+    max_cursor = max((_cursor(vma) for vma in areas), default=0)
+    max_size = max((vma.vm_end - vma.vm_start for vma in areas), default=0)
+    if max_size == 0:
+        return SWAP_FAIL
+    mapcount = page_mapcount(page)
+    if not mapcount:
+        return SWAP_AGAIN
+    max_size = (max_size + CLUSTER_SIZE - 1) & ~(CLUSTER_SIZE - 1)
+    if max_cursor == 0:
+        max_cursor = CLUSTER_SIZE
+    while True:
+        for vma in areas:
+            cursor = _cursor(vma)
+            while cursor < max_cursor and cursor < vma.vm_end - vma.vm_start:
+                unmapped, ret = _try_to_unmap_cluster(cursor, vma, page)
+                if ret == SWAP_MLOCK:
+                    return SWAP_MLOCK
+                mapcount -= unmapped
+                cursor += CLUSTER_SIZE
+                vma.vm_private_data = cursor
+                if mapcount <= 0:
+                    return SWAP_AGAIN
+            vma.vm_private_data = max_cursor
+        max_cursor += CLUSTER_SIZE
+        if max_cursor > max_size:
+            break
+    for vma in areas:
+        vma.vm_private_data = None
+    return SWAP_AGAIN
+
+
+def _cursor(vma: Vma) -> int:
+    return int(vma.vm_private_data or 0)
+
+
+def _try_to_unmap_cluster(cursor: int, vma: Vma, check_page: Page) -> tuple[int, int]:
+    """The ptes of one cluster that are not young; how many went, and SWAP_MLOCK if
+    @check_page is locked there  (mm/rmap.c: try_to_unmap_cluster)."""
+    mm = vma.vm_mm
+    address = (vma.vm_start + cursor) & ~(CLUSTER_SIZE - 1)
+    end = min(address + CLUSTER_SIZE, vma.vm_end)
+    address = max(address, vma.vm_start)
+    pt = mm_find_pmd(mm, address)
+    if pt is None:
+        return 0, SWAP_AGAIN
+    assert end <= (address & PMD_MASK) + PMD_SIZE
+    mmu_notifier.mmu_notifier_invalidate_range_start(mm, address, end)
+    locked_vma = False
+    if down_read_trylock(mm.mmap_sem):
+        locked_vma = bool(vma.vm_flags & VM_LOCKED)
+        if not locked_vma:
+            up_read(mm.mmap_sem)
+    ret, unmapped = SWAP_AGAIN, 0
+    ptl: Any = pt.ptl
+    with spin_lock(ptl):
+        for addr in range(address, end, PAGE_SIZE):
+            pte = ptep_get(pt, addr)
+            if not pte_present(pte):
+                continue
+            page = memory.vm_normal_page(vma, addr, pte)
+            BUG_ON(page is None or PageAnon(page), "not a file page in a nonlinear area", vma)
+            assert page is not None
+            if locked_vma:
+                if page is check_page:
+                    mlock.mlock_vma_page(page)
+                    ret = SWAP_MLOCK
+                elif trylock_page(page):
+                    mlock.mlock_vma_page(page)
+                    unlock_page(page)
+                continue
+            if ptep_test_and_clear_young(vma, addr, pt):
+                continue
+            pteval = ptep_clear_flush(vma, addr, pt)
+            if page.index != linear_page_index(vma, addr):
+                file_pte = pgoff_to_pte(page.index)
+                if pte_soft_dirty(pteval):
+                    file_pte = pte_file_mksoft_dirty(file_pte)
+                set_pte_at(mm, addr, pt, file_pte)
+            if pte_dirty(pteval):
+                page_writeback.set_page_dirty(page)
+            page_remove_rmap(page)
+            swap.put_page(page)
+            mm.rss_stat[MM_FILEPAGES] -= 1
+            unmapped += 1
+    mmu_notifier.mmu_notifier_invalidate_range_end(mm, address, end)
+    if locked_vma:
+        up_read(mm.mmap_sem)
+    return unmapped, ret
+
+
+_UNMAP = RmapWalkControl(
+    try_to_unmap_one,
+    anon_lock=page_lock_anon_vma_read,
+    done=_page_not_mapped,
+    file_nonlinear=try_to_unmap_nonlinear,
+)
+_UNMAP_FOR_MIGRATION = RmapWalkControl(
+    try_to_unmap_one,
+    anon_lock=page_lock_anon_vma_read,
+    done=_page_not_mapped,
+    file_nonlinear=try_to_unmap_nonlinear,
+    invalid_vma=_is_temporary_stack,
+)
+_MUNLOCK = RmapWalkControl(
+    try_to_unmap_one, anon_lock=page_lock_anon_vma_read, done=_page_not_mapped
+)
+
+
+# --- referenced, clean ---
+
+
+class _References:
+    """What page_referenced gathers  (struct page_referenced_arg)."""
+
+    __slots__ = ("mapcount", "referenced", "vm_flags")
+
+    def __init__(self, mapcount: int) -> None:
+        self.mapcount = mapcount
+        self.referenced = 0
+        self.vm_flags = 0
+
+
+def _page_referenced_one(page: Page, vma: Vma, address: int, arg: _References) -> int:
+    """mm/rmap.c: page_referenced_one."""
+    pt = page_check_address(page, vma.vm_mm, address, False)
+    if pt is None:
+        return SWAP_AGAIN
+    ptl: Any = pt.ptl
+    flags = READ_ONCE(vma, "vm_flags")
+    if flags & VM_LOCKED:
+        spin_unlock(ptl)
+        arg.vm_flags |= VM_LOCKED
+        return SWAP_FAIL
+    young = ptep_test_and_clear_young(vma, address, pt)
+    spin_unlock(ptl)
+    if young and not flags & VM_SEQ_READ:
+        arg.referenced += 1
+        arg.vm_flags |= flags
+    arg.mapcount -= 1
+    return SWAP_AGAIN if arg.mapcount else SWAP_SUCCESS
+
+
+def page_referenced(page: Page, is_locked: bool, memcg: Any = None) -> tuple[int, int]:
+    """By how many ptes the page was used since the last call, and the flags of those areas
+    (mm/rmap.c: page_referenced).  0 if an unlocked file page's lock cannot be had: C
+    then counts one reference, and so does this."""
+    if not page_mapped(page) or READ_ONCE(page, "mapping") is None:
+        return 0, 0
+    we_locked = False
+    if not is_locked and (not PageAnon(page) or PageKsm(page)):
+        we_locked = trylock_page(page)
+        if not we_locked:
+            return 1, 0
+    found = _References(page_mapcount(page))
+    rmap_walk(page, _REFERENCED, found)
+    if we_locked:
+        unlock_page(page)
+    return found.referenced, found.vm_flags
+
+
+_REFERENCED = RmapWalkControl(_page_referenced_one, anon_lock=page_lock_anon_vma_read)
+
+
+def _page_mkclean_one(page: Page, vma: Vma, address: int, cleaned: list[int]) -> int:
+    """mm/rmap.c: page_mkclean_one."""
+    mm = vma.vm_mm
+    pt = page_check_address(page, mm, address, True)
+    if pt is None:
+        return SWAP_AGAIN
+    ptl: Any = pt.ptl
+    pte = ptep_get(pt, address)
+    changed = pte_dirty(pte) or pte_write(pte)
+    if changed:
+        pte = ptep_clear_flush(vma, address, pt)
+        set_pte_at(mm, address, pt, pte_mkclean(pte_wrprotect(pte)))
+    spin_unlock(ptl)
+    if changed:
+        mmu_notifier.mmu_notifier_invalidate_page(mm, address)
+        cleaned[0] += 1
+    return SWAP_AGAIN
+
+
+def _is_private(vma: Vma, _: Any) -> bool:
+    return not READ_ONCE(vma, "vm_flags") & VM_SHARED
+
+
+_MKCLEAN = RmapWalkControl(_page_mkclean_one, invalid_vma=_is_private)
+
+
+def page_mkclean(page: Page) -> int:
+    """Write-protect and clean the shared ptes of a locked file page, so that the next
+    store faults; how many were dirty or writable  (mm/rmap.c: page_mkclean)."""
+    BUG_ON(not PageLocked(page), "page_mkclean of an unlocked page", page)
+    if not page_mapped(page) or util.page_mapping(page) is None:
+        return 0
+    cleaned = [0]
+    rmap_walk(page, _MKCLEAN, cleaned)
+    return cleaned[0]
+

@@ -1,0 +1,285 @@
+"""A modelled computer: nodes of memory, processes on CPUs, files, swap  (the user-level API).
+
+    machine = Machine(nodes=(MiB(512), MiB(512)))
+    app = machine.process("app", cpu=0)
+    heap = app.mmap(MiB(64))
+    app.touch(heap)
+    print(app.move_pages(heap, node=1))
+    assert machine.check() == []
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
+
+from mmigrate.api import Mapping
+from mmigrate.errors import ScenarioError, Violation
+from mmigrate.linux.drivers import block, node
+from mmigrate.linux.fs.inode import new_inode
+from mmigrate.linux.include.mm_types import Inode, Page
+from mmigrate.linux.include.sched import Cred, Task
+from mmigrate.linux.mm import (
+    fork,
+    page_writeback,
+    shmem,
+    swap,
+    swapfile,
+    truncate,
+    vmscan,
+    vmstat,
+)
+from mmigrate.machine.boot import boot
+from mmigrate.machine.process import Pin, Process, checked
+from mmigrate.machine.shadow import Shadow
+from mmigrate.units import MiB
+
+class Started:
+    """A function that runs in a task of its own, from `machine.start`."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    @property
+    def finished(self) -> bool:
+        return self.task.finished
+
+    @property
+    def result(self) -> Any:
+        """What the function returned, or the OSError it ended with."""
+        if not self.task.finished:
+            raise ScenarioError(f"{self.task.name} has not finished; call machine.run() first")
+        return self.task.result
+
+    def __repr__(self) -> str:
+        return f"<{self.task.name}: {self.task.result if self.finished else 'not finished'}>"
+
+
+class Machine:
+    """One computer with a booted kernel.
+
+    @nodes: bytes of memory on each node; 0 for a node that has CPUs only.
+    @cpus: the node of each CPU, by default one CPU a node.
+    @distances: rows of the node distance table, by default 10 and 20.
+    @movable: bytes of each node in ZONE_MOVABLE.
+    @without: commits to take away, by id.
+    Raises ScenarioError: no node has memory, or a number makes no sense.
+    """
+
+    def __init__(
+        self,
+        nodes: Sequence[int] = (MiB(512), MiB(512)),
+        *,
+        cpus: Sequence[int] | None = None,
+        distances: Sequence[Sequence[int]] | None = None,
+        movable: Sequence[int] | None = None,
+        without: Iterable[str] = (),
+    ) -> None:
+        _check_shape(nodes, cpus, distances)
+        self.kernel = boot(
+            nodes, cpus=cpus, distances=distances, movable=movable, without=without
+        )
+        self.processes: list[Process] = []
+        self.pins: list[Pin] = []
+        self.files: dict[str, Inode] = {}
+        self.shadow = Shadow()
+        self.log: list[str] = []
+        self._names: set[str] = set()
+        self._next_cpu = 0
+
+    # --- processes and tasks ---
+
+    def process(
+        self,
+        name: str = "app",
+        *,
+        cpu: int = 0,
+        policy: tuple[int | str, Collection[int]] | None = None,
+        uid: int = 0,
+        capabilities: Collection[str] | None = None,
+    ) -> Process:
+        """A new process with one thread.
+
+        @policy: (mode, nodes) for set_mempolicy.  @uid: its user; 0 has all capabilities,
+        others none, unless @capabilities says otherwise.
+        """
+        kernel = self.kernel
+        if not 0 <= cpu < len(kernel.cpus):
+            raise ScenarioError(f"there is no CPU {cpu}; this machine has {len(kernel.cpus)}")
+        name = self.unique_name(name)
+        mm = fork.mm_alloc(kernel, name)
+        task = kernel.scheduler.new_task(name, kernel.cpus[cpu], mm)
+        if capabilities is None:
+            capabilities = Cred().capabilities if uid == 0 else ()
+        task.cred = Cred(uid, uid, uid, frozenset(capabilities))
+        process = self.add_process(Process(self, task, mm))
+        if policy is not None:
+            process.set_mempolicy(*policy)
+        return process
+
+    def add_process(self, process: Process) -> Process:
+        self.processes.append(process)
+        return process
+
+    def remove_process(self, process: Process) -> None:
+        self.processes.remove(process)
+        if process.task in self.kernel.tasks:
+            self.kernel.tasks.remove(process.task)
+
+    def unique_name(self, name: str) -> str:
+        """@name, or with a number behind it if that was taken."""
+        unique, number = name, 1
+        while unique in self._names:
+            number += 1
+            unique = f"{name}.{number}"
+        self._names.add(unique)
+        return unique
+
+    def start(
+        self, function: Callable[..., Any], *arguments: Any, cpu: int | None = None, **options: Any
+    ) -> Started:
+        """Run a function in a task of its own, from the next `run()` on.
+
+        A method of a Process runs as another thread of it. @cpu: where; by default the
+        CPUs take turns.
+        """
+        kernel = self.kernel
+        if cpu is None:
+            cpu = self._next_cpu
+            self._next_cpu = (self._next_cpu + 1) % len(kernel.cpus)
+        elif not 0 <= cpu < len(kernel.cpus):
+            raise ScenarioError(f"there is no CPU {cpu}; this machine has {len(kernel.cpus)}")
+        owner = getattr(function, "__self__", None)
+        prefix = f"{owner.name}:" if isinstance(owner, Process) else ""
+        name = self.unique_name(prefix + getattr(function, "__name__", "task"))
+        mm = owner.mm if isinstance(owner, Process) else None
+        task = kernel.scheduler.new_task(name, kernel.cpus[cpu], mm)
+        kernel.scheduler.start(task, lambda: function(*arguments, **options))
+        return Started(task)
+
+    def run(self, seed: int | None = None, *, max_steps: int = 1_000_000) -> None:
+        """Run the started tasks until all have ended.
+
+        Without a seed each goes on until it must wait, in order of creation. With one,
+        every announced access is a point where another task may be chosen, at random but
+        the same for the same seed; `log` then has a line for each access.
+        Raises ScenarioError: a deadlock, or no end.
+        """
+        scheduler = self.kernel.scheduler
+        if seed is None:
+            scheduler.run_straight()
+            return
+        generator = random.Random(seed)
+
+        def choose(enabled: list[Task], running: Task | None) -> Task:
+            return enabled[0] if len(enabled) == 1 else generator.choice(enabled)
+
+        scheduler.steps, scheduler.max_steps, scheduler.log = 0, max_steps, self.log
+        try:
+            scheduler.run(choose)
+        finally:
+            scheduler.log = None
+
+    # --- files and swap ---
+
+    def file(self, name: str, size: int, *, fs: str = "ext4", data: bytes = b"") -> Inode:
+        """A file of @size bytes that begins with @data, on a filesystem by name: ext4,
+        xfs, nfs, exofs (which has no migratepage), ramfs."""
+        if name in self.files:
+            raise ScenarioError(f"there is a file {name} already")
+        inode = new_inode(self.kernel, name, fs, size)
+        for position in range(0, len(data), 4096):
+            inode.blocks[position // 4096] = data[position : position + 4096].ljust(4096, b"\0")
+        self.files[name] = inode
+        return inode
+
+    def shmem(self, name: str, size: int) -> Inode:
+        """A file of @size bytes in shared memory (tmpfs)."""
+        if name in self.files:
+            raise ScenarioError(f"there is a file {name} already")
+        inode = shmem.shmem_file_setup(self.kernel, name, size)
+        self.files[name] = inode
+        return inode
+
+    def fsync(self, file: Inode) -> None:
+        """Write a file's dirty pages, and wait."""
+        checked(page_writeback.filemap_write_and_wait(file.i_mapping))
+
+    def writeback(self, file: Inode) -> None:
+        """Begin to write a file's dirty pages, and do not wait."""
+        checked(page_writeback.filemap_flush(file.i_mapping))
+
+    def truncate(self, file: Inode, size: int) -> None:
+        """The system call truncate."""
+        last = max(size, file.i_size) // 4096 + 1
+        with self.shadow.dropping(f"file {file.name}", size // 4096, last):
+            truncate.do_truncate(file, size)
+
+    def drop_caches(self) -> None:
+        """Drop the clean, unmapped pages of all files."""
+        for inode in self.kernel.inodes:
+            truncate.invalidate_mapping_pages(inode.i_mapping, 0, -1)
+
+    def swapon(self, size: int = MiB(64)) -> Any:
+        """Add a swap area of @size bytes."""
+        return swapfile.sys_swapon(self.kernel, size // 4096)
+
+    def swapoff(self, area: Any) -> None:
+        checked(swapfile.sys_swapoff(area))
+
+    def swap_out(self, process: Process, where: Mapping) -> int:
+        """Reclaim the pages of a range, as far as the rules of reclaim allow; how many."""
+        with process.running():
+            pages = [page for a in where.pages() if (page := process.page_at(a)) is not None]
+            return vmscan.reclaim_pages(self.kernel, pages)
+
+    def finish_io(self) -> None:
+        """Wait until all disks are idle."""
+        block.drain(self.kernel)
+
+    def drain_pagevecs(self) -> None:
+        """Empty the per-CPU page vectors, as migrate_prep does."""
+        swap.lru_add_drain_all(self.kernel)
+
+    # --- looking ---
+
+    @property
+    def nodes(self) -> list[dict[str, int]]:
+        """/sys/devices/system/node/node*/meminfo, in kB."""
+        return [node.node_meminfo(self.kernel, nid) for nid in range(len(self.kernel.nodes))]
+
+    @property
+    def vmstat(self) -> dict[str, int]:
+        """/proc/vmstat."""
+        return vmstat.vmstat_values(self.kernel)
+
+    def page_of(self, process: Process, address: int) -> Page | None:
+        """The page mapped at an address (model only)."""
+        return process.page_at(address)
+
+    def check(self) -> list[Violation]:
+        """Ask every oracle; the violations."""
+        # The one call upwards: the oracles read this room, and it offers their answer.
+        from mmigrate.check import check  # noqa: PLC0415
+
+        return check(self)
+
+
+def _check_shape(
+    nodes: Sequence[int],
+    cpus: Sequence[int] | None,
+    distances: Sequence[Sequence[int]] | None,
+) -> None:
+    if not any(nodes):
+        raise ScenarioError("a machine needs memory on at least one node")
+    for number, size in enumerate(nodes):
+        if size < 0 or size % 4096:
+            raise ScenarioError(f"node {number} has {size} bytes, not a number of whole pages")
+    if cpus is not None and (not cpus or any(not 0 <= n < len(nodes) for n in cpus)):
+        raise ScenarioError(f"cpus={list(cpus)} must name the node of each CPU, 0 to {len(nodes) - 1}")
+    if distances is not None and (
+        len(distances) != len(nodes) or any(len(row) != len(nodes) for row in distances)
+    ):
+        raise ScenarioError(f"distances must be {len(nodes)} rows of {len(nodes)} numbers")
+

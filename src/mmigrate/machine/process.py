@@ -1,0 +1,637 @@
+"""A process as a user sees it: system calls, loads and stores  (the design's user-level API).
+
+Each method is one system call, or one loop of user instructions. Called from a scenario it
+runs at once; given to `machine.start` it runs in a task of its own, as another thread of
+this process. Errors are OSError with the kernel's errno.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from mmigrate.api import Mapping, MoveResult, Reason
+from mmigrate.errors import MemoryFault, ScenarioError
+from mmigrate.linux.fs import task_mmu
+from mmigrate.linux.include.mempolicy import (
+    MPOL_BIND,
+    MPOL_DEFAULT,
+    MPOL_F_RELATIVE_NODES,
+    MPOL_F_STATIC_NODES,
+    MPOL_INTERLEAVE,
+    MPOL_LOCAL,
+    MPOL_MF_MOVE,
+    MPOL_MF_MOVE_ALL,
+    MPOL_MF_STRICT,
+    MPOL_PREFERRED,
+)
+from mmigrate.linux.include.mm import (
+    MADV_DONTNEED,
+    MADV_REMOVE,
+    MAP_ANONYMOUS,
+    MAP_FIXED,
+    MAP_LOCKED,
+    MAP_POPULATE,
+    MAP_PRIVATE,
+    MAP_SHARED,
+    MCL_CURRENT,
+    MREMAP_FIXED,
+    MREMAP_MAYMOVE,
+    PROT_EXEC,
+    PROT_READ,
+    PROT_WRITE,
+    VM_READ,
+    VM_SHARED,
+    VM_WRITE,
+)
+from mmigrate.linux.include.mm_types import File, Inode, Mm, Page, PageTable, Vma
+from mmigrate.linux.include.pgtable import PAGE_SHIFT, PAGE_SIZE, TASK_SIZE, pte_pfn, pte_present
+from mmigrate.linux.include.sched import Task
+from mmigrate.linux.kernel import sched
+from mmigrate.linux.kernel.bug import BUG
+from mmigrate.linux.kernel.tlb import user_access
+from mmigrate.linux.mm import (
+    filemap,
+    fork,
+    gup,
+    madvise,
+    memory,
+    mempolicy,
+    mincore,
+    mlock,
+    mmap,
+    mprotect,
+    mremap,
+    fremap,
+    swap,
+)
+from mmigrate.linux.mm.move_pages import sys_move_pages
+from mmigrate.machine.shadow import Key
+
+if TYPE_CHECKING:
+    from mmigrate.machine.machine import Machine
+
+Where = Mapping | int
+T = TypeVar("T")
+
+POLICY_MODES: Final = {
+    "default": MPOL_DEFAULT,
+    "prefer": MPOL_PREFERRED,
+    "preferred": MPOL_PREFERRED,
+    "bind": MPOL_BIND,
+    "interleave": MPOL_INTERLEAVE,
+    "local": MPOL_LOCAL,
+}
+POLICY_NAMES: Final = ("default", "prefer", "bind", "interleave", "local")
+MODE_FLAGS: Final = {"static": MPOL_F_STATIC_NODES, "relative": MPOL_F_RELATIVE_NODES}
+
+
+class Pin:
+    """References that somebody holds on pages of a process, as for direct I/O."""
+
+    def __init__(self, process: Process, pages: list[Page]) -> None:
+        self.process = process
+        self.pages = pages
+
+    def release(self) -> None:
+        """Drop them.  Once only; later calls do nothing."""
+        pages, self.pages = self.pages, []
+        with self.process.running():
+            for page in pages:
+                swap.put_page(page)
+        if self in self.process.machine.pins:
+            self.process.machine.pins.remove(self)
+
+
+class Process:
+    """A process: an address space with one thread, `task`."""
+
+    def __init__(self, machine: Machine, task: Task, mm: Mm) -> None:
+        self.machine = machine
+        self.task = task
+        self.mm = mm
+        self.name = task.name
+        self.exited = False
+
+    def __repr__(self) -> str:
+        return f"<process {self.name}, pid {self.task.pid}>"
+
+    @property
+    def pid(self) -> int:
+        return self.task.pid
+
+    # --- running ---
+
+    @contextmanager
+    def running(self) -> Iterator[Task]:
+        """The task that runs what this process does: its own thread, or the started task
+        we are in, which becomes a thread of this process."""
+        if self.exited:
+            raise ScenarioError(f"{self.name} has exited")
+        me = sched.task
+        if me.greenlet is not None and me.kernel is self.machine.kernel:
+            if me.mm is not self.mm:
+                self._adopt(me)
+            yield me
+            return
+        previous = sched.run_as(self.task)
+        try:
+            yield self.task
+        finally:
+            sched.run_as(previous)
+
+    def _adopt(self, thread: Task) -> None:
+        mine = self.task
+        thread.mm = self.mm
+        thread.cred = mine.cred
+        thread.mempolicy = mine.mempolicy
+        thread.mems_allowed = mine.mems_allowed
+        thread.cpuset = mine.cpuset
+
+    def _call(self, function: Callable[..., int], *arguments: Any) -> int:
+        """One system call of this process; its result, or OSError."""
+        with self.running() as task:
+            return checked(function(task, *arguments))
+
+    def on_cpu(self, number: int) -> Process:
+        """Run on another CPU from now on; self."""
+        cpus = self.machine.kernel.cpus
+        if not 0 <= number < len(cpus):
+            raise ScenarioError(f"there is no CPU {number}; this machine has {len(cpus)}")
+        with self.running() as task:
+            task.cpu = cpus[number]
+        self.task.cpu = cpus[number]
+        return self
+
+    # --- areas ---
+
+    def mmap(
+        self,
+        length: int | None = None,
+        *,
+        pages: int | None = None,
+        prot: int | str = "rw",
+        flags: int = 0,
+        file: File | Inode | None = None,
+        offset: int = 0,
+        at: int | None = None,
+        shared: bool = False,
+        populate: bool = False,
+        locked: bool = False,
+    ) -> Mapping:
+        """Map memory: private and anonymous unless told otherwise.
+
+        @length: bytes, or @pages.  @prot: PROT_* or letters of "rwx", "" for none.
+        @flags: further MAP_* flags.  @file: from machine.file() or machine.shmem(), at
+        @offset bytes.  @at: exactly there (MAP_FIXED).
+        """
+        size = _length(length, pages)
+        flags |= MAP_SHARED if shared or flags & MAP_SHARED else MAP_PRIVATE
+        if file is None:
+            flags |= MAP_ANONYMOUS
+        flags |= (MAP_POPULATE if populate else 0) | (MAP_LOCKED if locked else 0)
+        flags |= MAP_FIXED if at is not None else 0
+        opened = File(file, VM_READ | VM_WRITE, None) if isinstance(file, Inode) else file
+        with self.running() as task:
+            first, last = _pages_of(at or 0, size)
+            with self.machine.shadow.dropping(self.mm.name, first, last):
+                start = checked(
+                    mmap.do_mmap(task, at or 0, size, _prot(prot), flags, opened, offset >> PAGE_SHIFT)
+                )
+        return Mapping(start, (size + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1))
+
+    def munmap(self, where: Where, length: int | None = None) -> None:
+        start, size = _range(where, length)
+        with self.running() as task, self._losing(start, size):
+            checked(mmap.sys_munmap(task, start, size))
+
+    def mremap(
+        self,
+        where: Mapping,
+        new_length: int,
+        *,
+        may_move: bool = True,
+        at: int | None = None,
+    ) -> Mapping:
+        """Grow, shrink or move a mapping; where it is now."""
+        flags = (MREMAP_MAYMOVE if may_move or at is not None else 0) | (
+            MREMAP_FIXED if at is not None else 0
+        )
+        name, shadow = self.mm.name, self.machine.shadow
+        first, last = _pages_of(where.start, max(where.length, new_length))
+        moved: list[int] = []
+
+        def shift(number: int) -> Key | None:
+            target = number - first + (moved[0] >> PAGE_SHIFT) if moved else number
+            fits = number - first < (new_length + PAGE_SIZE - 1) >> PAGE_SHIFT
+            return (name, target) if fits or not moved else None
+
+        with self.running() as task:
+            with shadow.copying(name, shift, first, last):
+                result = mremap.sys_mremap(
+                    task, where.start, where.length, new_length, flags, at or 0
+                )
+                if result >= 0:
+                    moved.append(result)
+                    shadow.forget(shadow.keys_in(name, first, last))
+                    target_first, target_last = _pages_of(result, new_length)
+                    shadow.forget(shadow.keys_in(name, target_first, target_last))
+            start = checked(result)
+        return Mapping(start, (new_length + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1))
+
+    def mprotect(self, where: Where, prot: int | str, length: int | None = None) -> None:
+        start, size = _range(where, length)
+        self._call(mprotect.sys_mprotect, start, size, _prot(prot))
+
+    def madvise(self, where: Where, advice: int, length: int | None = None) -> None:
+        start, size = _range(where, length)
+        with self.running() as task:
+            if advice in (MADV_DONTNEED, MADV_REMOVE):
+                with self._losing(start, size):
+                    checked(madvise.sys_madvise(task, start, size, advice))
+            else:
+                checked(madvise.sys_madvise(task, start, size, advice))
+
+    def mlock(self, where: Where, length: int | None = None) -> None:
+        start, size = _range(where, length)
+        self._call(mlock.sys_mlock, start, size)
+
+    def munlock(self, where: Where, length: int | None = None) -> None:
+        start, size = _range(where, length)
+        self._call(mlock.sys_munlock, start, size)
+
+    def mlockall(self, flags: int = MCL_CURRENT) -> None:
+        self._call(mlock.sys_mlockall, flags)
+
+    def remap_file_pages(self, where: Where, pgoff: int, length: int | None = None) -> None:
+        """Let part of a shared file mapping show other pages of the file."""
+        start, size = _range(where, length)
+        self._call(fremap.sys_remap_file_pages, start, size, 0, pgoff, 0)
+
+    def mincore(self, where: Where, length: int | None = None) -> list[bool]:
+        """Which pages are resident."""
+        start, size = _range(where, length)
+        with self.running() as task:
+            answer = mincore.sys_mincore(task, start, size)
+        if isinstance(answer, int):
+            checked(answer)
+        return [bool(value) for value in answer]
+
+    # --- life ---
+
+    def fork(self, name: str | None = None, cpu: int | None = None) -> Process:
+        """A child with a copy of the memory, copied on write."""
+        machine = self.machine
+        child_name = machine.unique_name(name or f"{self.name}-child")
+
+        def shift(number: int) -> Key:
+            return (child_name, number)
+
+        with self.running() as task:
+            with machine.shadow.copying(self.mm.name, shift, 0, TASK_SIZE >> PAGE_SHIFT):
+                mm = fork.dup_mm(task, child_name)
+            where = task.cpu if cpu is None else machine.kernel.cpus[cpu]
+            thread = machine.kernel.scheduler.new_task(child_name, where, mm)
+            thread.cred = task.cred
+            thread.mems_allowed = task.mems_allowed
+            thread.cpuset = task.cpuset
+            if task.mempolicy is not None:
+                thread.mempolicy = mempolicy.mpol_dup(task.mempolicy)
+        return machine.add_process(Process(machine, thread, mm))
+
+    def exit(self) -> None:
+        """End: the address space goes."""
+        with self.running() as task:
+            task.mm = None
+            fork.mmput(self.mm)
+        shadow = self.machine.shadow
+        shadow.forget(shadow.keys_in(self.mm.name, 0, TASK_SIZE >> PAGE_SHIFT))
+        self.exited = True
+        self.task.mm = None
+        self.machine.remove_process(self)
+
+    # --- loads and stores ---
+
+    def touch(self, where: Where, *, write: bool = True, length: int | None = None) -> None:
+        """One store (or load) in every page: a store of the byte that is there already, as
+        `lock orb $0` would."""
+        start, size = _range(where, length)
+        with self.running() as task:
+            for address in range(start, start + size, PAGE_SIZE):
+                self._access(task, address, write, _live)
+
+    def write(self, address: int, data: bytes) -> None:
+        """Store bytes, page by page."""
+        shadow = self.machine.shadow
+        with self.running() as task:
+            for here, part in _by_page(address, data):
+                offset = here & (PAGE_SIZE - 1)
+
+                def store(
+                    page: Page, here: int = here, offset: int = offset, part: bytes = part
+                ) -> None:
+                    _live(page)
+                    if type(page.data) is not bytearray:
+                        page.data = bytearray(page.data or b"")
+                    page.data[offset : offset + len(part)] = part
+                    shadow.stored(self._key(here), offset, part)
+
+                self._access(task, here, True, store)
+
+    def read(self, address: int, length: int) -> bytes:
+        """Load bytes, page by page.  What was stored last must come back: anything else is
+        a finding."""
+        shadow = self.machine.shadow
+        found = bytearray()
+        with self.running() as task:
+            for here, part in _by_page(address, bytes(length)):
+                offset = here & (PAGE_SIZE - 1)
+
+                def load(
+                    page: Page, here: int = here, offset: int = offset, size: int = len(part)
+                ) -> None:
+                    _live(page)
+                    assert page.data is not None
+                    got = bytes(page.data[offset : offset + size])
+                    wrong = shadow.differs(self._key(here), offset, got)
+                    if wrong is not None:
+                        address = here - offset + wrong
+                        sched.warn(f"contents: {self.name} read a lost store at {address:#x}")
+                    found.extend(got)
+
+                self._access(task, here, False, load)
+        return bytes(found)
+
+    def _access(
+        self, task: Task, address: int, write: bool, touch: Callable[[Page], None]
+    ) -> None:
+        while not user_access(task, address, write, touch):
+            signal = memory.page_fault(task, address, write)
+            if signal:
+                raise MemoryFault(signal, address, self.name)
+
+    def _key(self, address: int) -> Key:
+        """Under which name the contents at @address are kept."""
+        vma = self._vma(address)
+        if vma is not None and vma.vm_flags & VM_SHARED and vma.vm_file is not None:
+            index = ((address - vma.vm_start) >> PAGE_SHIFT) + vma.vm_pgoff
+            return (f"file {vma.vm_file.f_inode.name}", index)
+        return (self.mm.name, address >> PAGE_SHIFT)
+
+    def _vma(self, address: int) -> Vma | None:
+        for vma in self.mm.mmap:
+            if vma.vm_start <= address < vma.vm_end:
+                return vma
+        return None
+
+    @contextmanager
+    def _losing(self, start: int, size: int) -> Iterator[None]:
+        first, last = _pages_of(start, size)
+        with self.machine.shadow.dropping(self.mm.name, first, last):
+            yield
+
+    # --- NUMA ---
+
+    def mbind(
+        self,
+        where: Where,
+        mode: int | str,
+        nodes: Collection[int] = (),
+        *,
+        length: int | None = None,
+        move: bool = False,
+        move_all: bool = False,
+        strict: bool = False,
+        flags: int = 0,
+        maxnode: int | None = None,
+    ) -> None:
+        """Set the policy of a range, and move what does not agree if asked to.
+        @mode: MPOL_* or a word such as "bind" or "interleave=static"."""
+        start, size = _range(where, length)
+        flags |= (MPOL_MF_MOVE if move else 0) | (MPOL_MF_MOVE_ALL if move_all else 0)
+        flags |= MPOL_MF_STRICT if strict else 0
+        mask, bits = _mask(nodes, maxnode)
+        self._call(mempolicy.sys_mbind, start, size, _mode(mode), mask, bits, flags)
+
+    def set_mempolicy(
+        self, mode: int | str, nodes: Collection[int] = (), *, maxnode: int | None = None
+    ) -> None:
+        mask, bits = _mask(nodes, maxnode)
+        with self.running() as task:
+            checked(mempolicy.sys_set_mempolicy(task, _mode(mode), mask, bits))
+            self.task.mempolicy = task.mempolicy
+            self.task.il_next = task.il_next
+
+    def get_mempolicy(
+        self, address: int = 0, flags: int = 0, maxnode: int | None = None
+    ) -> tuple[int, tuple[int, ...]]:
+        """(policy with its mode flags, nodes)."""
+        with self.running() as task:
+            answer = mempolicy.sys_get_mempolicy(task, maxnode or 1024, address, flags)
+        if isinstance(answer, int):
+            checked(answer)
+            raise AssertionError("sys_get_mempolicy gives a pair or an error")
+        policy, mask = answer
+        return policy, nodes_of(mask)
+
+    def move_pages(
+        self,
+        where: Mapping | Sequence[int],
+        node: int | Sequence[int] | None = None,
+        *,
+        process: Process | None = None,
+        flags: int = MPOL_MF_MOVE,
+    ) -> MoveResult:
+        """Move pages to @node (one for all, or one a page), or with None ask where they
+        are.  @process: whose pages, by default our own."""
+        addresses = where.pages() if isinstance(where, Mapping) else where
+        nodes: Sequence[int] | None
+        if node is None:
+            nodes = None
+        elif isinstance(node, int):
+            nodes = [node] * len(addresses)
+        else:
+            nodes = node
+            if len(nodes) != len(addresses):
+                raise ScenarioError(f"{len(addresses)} pages, but {len(nodes)} nodes")
+        status = [-errno.ENOENT] * len(addresses)
+        reasons: list[Reason | None] = [None] * len(addresses)
+        pid = 0 if process is None or process is self else process.pid
+        with self.running() as task:
+            returned = sys_move_pages(task, pid, addresses, nodes, status, flags, reasons)
+        counted = Counter(reason for reason in reasons if reason is not None)
+        result = MoveResult(tuple(status), counted, returned)
+        if returned < 0:
+            error = OSError(-returned, os.strerror(-returned))
+            error.add_note(f"move_pages: {result}")
+            raise error
+        return result
+
+    def migrate_pages(
+        self,
+        from_: Collection[int],
+        to: Collection[int],
+        *,
+        process: Process | None = None,
+        maxnode: int | None = None,
+    ) -> int:
+        """Move all pages on nodes @from_ to @to; how many could not be moved."""
+        old, bits = _mask(from_, maxnode)
+        new, more_bits = _mask(to, maxnode)
+        pid = 0 if process is None or process is self else process.pid
+        return self._call(mempolicy.sys_migrate_pages, pid, max(bits, more_bits), old, new)
+
+    def pin(self, where: Where, *, length: int | None = None, write: bool = True) -> Pin:
+        """References on the pages, as get_user_pages takes them for I/O; faults them in."""
+        start, size = _range(where, length)
+        count = (size + PAGE_SIZE - 1) >> PAGE_SHIFT
+        with self.running():
+            pages = gup.get_user_pages_fast(start, count, write)
+        if isinstance(pages, int):
+            checked(pages)
+            raise AssertionError("get_user_pages_fast gives pages or an error")
+        pin = Pin(self, pages)
+        self.machine.pins.append(pin)
+        return pin
+
+    # --- files ---
+
+    def pread(self, file: Inode, length: int, offset: int = 0) -> bytes:
+        """The system call pread."""
+        with self.running():
+            answer = filemap.generic_file_read(file, offset, length)
+        if isinstance(answer, int):
+            checked(answer)
+            raise AssertionError("a read gives bytes or an error")
+        return bytes(answer)
+
+    def pwrite(self, file: Inode, data: bytes, offset: int = 0) -> int:
+        """The system call pwrite; how many bytes."""
+        first, last = _pages_of(offset, len(data))
+        with self.running(), self.machine.shadow.dropping(f"file {file.name}", first, last):
+            return checked(filemap.generic_file_write(file, offset, data))
+
+    # --- looking ---
+
+    def page_at(self, address: int) -> Page | None:
+        """The page that is mapped at @address (model only); None if none is present."""
+        pte = peek_pte(self.mm, address)
+        return self.mm.kernel.page_of(pte_pfn(pte)) if pte_present(pte) else None
+
+    def placement(self, where: Where, length: int | None = None) -> dict[int, int]:
+        """How many pages of the range are mapped on each node."""
+        start, size = _range(where, length)
+        counts: Counter[int] = Counter()
+        for address in range(start, start + size, PAGE_SIZE):
+            page = self.page_at(address)
+            if page is not None and page is not self.mm.kernel.zero_page:
+                counts[page.zone.nid] += 1
+        return dict(sorted(counts.items()))
+
+    def numa_maps(self) -> str:
+        """/proc/PID/numa_maps."""
+        with self.running() as task:
+            return task_mmu.numa_maps_text(self.mm, task)
+
+    def maps(self) -> str:
+        """/proc/PID/maps."""
+        with self.running():
+            return task_mmu.maps_text(self.mm)
+
+    def smaps(self) -> str:
+        """/proc/PID/smaps."""
+        with self.running():
+            return task_mmu.smaps_text(self.mm)
+
+    def pagemap(self, where: Where, length: int | None = None) -> list[int]:
+        """The 64-bit words of /proc/PID/pagemap."""
+        start, size = _range(where, length)
+        with self.running():
+            return task_mmu.pagemap(self.mm, start, start + size)
+
+
+# --- small helpers of the face ---
+
+
+def checked(result: int) -> int:
+    """The result of a system call, or OSError."""
+    if result < 0:
+        raise OSError(-result, os.strerror(-result))
+    return result
+
+
+def peek_pte(mm: Mm, address: int) -> int:
+    """The pte at an address, or 0; for observers, which announce nothing."""
+    table: Any = mm.pgd
+    for shift in (39, 30, 21):
+        table = table.entries[(address >> shift) & 511]
+        if type(table) is not PageTable:
+            return 0
+    pte: int = table.entries[(address >> 12) & 511]
+    return pte
+
+
+def nodes_of(mask: int) -> tuple[int, ...]:
+    return tuple(node for node in range(mask.bit_length()) if mask >> node & 1)
+
+
+def _live(page: Page) -> None:
+    if page.data is None:
+        BUG("used through a stale translation after it was freed", page)
+
+
+def _length(length: int | None, pages: int | None) -> int:
+    if (length is None) == (pages is None):
+        raise ScenarioError("mmap needs either a length in bytes or pages=")
+    return length if length is not None else (pages or 0) * PAGE_SIZE
+
+
+def _range(where: Where, length: int | None) -> tuple[int, int]:
+    if isinstance(where, Mapping):
+        return where.start, where.length if length is None else length
+    return where, PAGE_SIZE if length is None else length
+
+
+def _pages_of(start: int, size: int) -> tuple[int, int]:
+    return start >> PAGE_SHIFT, (start + max(size, 1) - 1) >> PAGE_SHIFT
+
+
+def _by_page(address: int, data: bytes) -> Iterator[tuple[int, bytes]]:
+    position = 0
+    while position < len(data):
+        here = address + position
+        room = PAGE_SIZE - (here & (PAGE_SIZE - 1))
+        yield here, data[position : position + room]
+        position += room
+
+
+def _prot(prot: int | str) -> int:
+    if isinstance(prot, int):
+        return prot
+    letters = {"r": PROT_READ, "w": PROT_WRITE, "x": PROT_EXEC, "-": 0}
+    if not set(prot) <= set(letters):
+        raise ScenarioError(f'prot is "{prot}"; use letters of "rwx", or "" for none')
+    return sum(letters[letter] for letter in set(prot))
+
+
+def _mode(mode: int | str) -> int:
+    if isinstance(mode, int):
+        return mode
+    name, *words = mode.replace("=", " ").split()
+    if name not in POLICY_MODES or not set(words) <= set(MODE_FLAGS):
+        raise ScenarioError(f'no policy is called "{mode}"; known: {", ".join(POLICY_MODES)}')
+    return POLICY_MODES[name] | sum(MODE_FLAGS[word] for word in set(words))
+
+
+def _mask(nodes: Collection[int], maxnode: int | None) -> tuple[int, int]:
+    """(bit mask, maxnode) for a set of nodes; the kernel reads maxnode - 1 bits."""
+    mask = 0
+    for node in nodes:
+        if node < 0:
+            raise ScenarioError(f"{node} is not a node")
+        mask |= 1 << node
+    return mask, max(64, mask.bit_length()) + 1 if maxnode is None else maxnode

@@ -1,0 +1,86 @@
+"""What user programs stored, byte by byte, kept outside the kernel.
+
+Interface: a store calls `stored` in the same step in which it changes the page; whoever
+unmaps, copies or truncates says so with `changing`. The contents oracle compares this with
+what the page tables lead to. What became ambiguous because two tasks raced is forgotten:
+no false alarm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+PAGE: Final = 4096
+
+# (mm name and virtual page number) of private memory, (file name and page offset) of shared
+Key = tuple[str, int]
+
+
+class Shadow:
+    """@pages: key to (bytes, mask): a mask byte of 1 says that the byte is known."""
+
+    def __init__(self) -> None:
+        self.pages: dict[Key, tuple[bytearray, bytearray]] = {}
+        self._journals: list[set[Key]] = []
+
+    def stored(self, key: Key, offset: int, data: bytes) -> None:
+        known = self.pages.get(key)
+        if known is None:
+            known = self.pages[key] = (bytearray(PAGE), bytearray(PAGE))
+        end = offset + len(data)
+        known[0][offset:end] = data
+        known[1][offset:end] = b"\1" * len(data)
+        for journal in self._journals:
+            journal.add(key)
+
+    def differs(self, key: Key, offset: int, found: bytes) -> int | None:
+        """The first offset from @offset on where @found is not what was stored."""
+        known = self.pages.get(key)
+        if known is None:
+            return None
+        end = offset + len(found)
+        if known[0][offset:end] == found:
+            return None
+        expected, mask = known
+        for position, byte in enumerate(found, offset):
+            if mask[position] and expected[position] != byte:
+                return position
+        return None
+
+    def forget(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            self.pages.pop(key, None)
+
+    def keys_in(self, name: str, first: int, last: int) -> list[Key]:
+        """The known pages of one address space or file from first to last."""
+        if last - first < len(self.pages):
+            return [(name, n) for n in range(first, last + 1) if (name, n) in self.pages]
+        return [key for key in self.pages if key[0] == name and first <= key[1] <= last]
+
+    @contextmanager
+    def dropping(self, name: str, first: int, last: int) -> Iterator[None]:
+        """The pages from first to last lose their contents in this block."""
+        self.forget(self.keys_in(name, first, last))
+        yield
+        self.forget(self.keys_in(name, first, last))
+
+    @contextmanager
+    def copying(self, source: str, shift: Any, first: int, last: int) -> Iterator[None]:
+        """The pages from first to last are copied to shift(number), a key or None; pages
+        stored to meanwhile may or may not be in the copy."""
+        before = {
+            key: (bytearray(self.pages[key][0]), bytearray(self.pages[key][1]))
+            for key in self.keys_in(source, first, last)
+        }
+        journal: set[Key] = set()
+        self._journals.append(journal)
+        try:
+            yield
+        finally:
+            self._journals.remove(journal)
+        for key, known in before.items():
+            target = shift(key[1])
+            if target is not None and key not in journal and target not in journal:
+                self.pages[target] = known
