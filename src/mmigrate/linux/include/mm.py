@@ -1,6 +1,11 @@
 """Flags of memory areas, faults and lookups  (include/linux/mm.h, mman.h)."""
 
-from typing import Final
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from mmigrate.linux.include.mm_types import Page, PageTable
 
 VM_READ: Final = 0x1
 VM_WRITE: Final = 0x2
@@ -139,3 +144,22 @@ ISOLATE_UNEVICTABLE: Final = 0x8
 
 SWAP_CLUSTER_MAX: Final = 32
 PAGEVEC_SIZE: Final = 14
+
+
+class VmFault:
+    """What a fault method is told and what it answers  (struct vm_fault).
+
+    @page: the answer of `fault`.  @cow_page: where a copy will go.  @max_pgoff, @pt: for
+    `map_pages`, the last offset of the window, and its table of ptes.
+    """
+
+    __slots__ = ("cow_page", "flags", "max_pgoff", "page", "pgoff", "pt", "virtual_address")
+
+    def __init__(self, flags: int, pgoff: int, virtual_address: int) -> None:
+        self.flags = flags
+        self.pgoff = pgoff
+        self.virtual_address = virtual_address
+        self.page: Page | None = None
+        self.cow_page: Page | None = None
+        self.max_pgoff = pgoff
+        self.pt: PageTable | None = None

@@ -229,6 +229,21 @@ class Inode:
         return f"file {self.name}"
 
 
+class FileOperations:
+    """The methods of an open file that memory management uses  (struct file_operations)."""
+
+    __slots__ = ("fallocate", "mmap")
+
+    def __init__(
+        self,
+        *,
+        mmap: Callable[[File, Vma], int],
+        fallocate: Callable[[Inode, int, int], int] | None = None,
+    ) -> None:
+        self.mmap = mmap
+        self.fallocate = fallocate  # punch a hole: (inode, start, length) in bytes
+
+
 class File:
     """An open file  (struct file)."""
 

@@ -41,3 +41,24 @@ def clear_highpage(page: Page) -> None:
     if sched.hook is not None:
         sched.hook.announce(page, "data", WRITE)
     page.data = ZERO_BYTES
+
+
+def copy_to_page(page: Page, offset: int, data: bytes) -> None:
+    """Store bytes into a page, which gets contents of its own if it shared them."""
+    if sched.hook is not None:
+        sched.hook.announce(page, "data", WRITE)
+    contents = page.data
+    if contents is None:
+        BUG("stored into a freed page", page)
+    if type(contents) is not bytearray:
+        contents = page.data = bytearray(contents)
+    contents[offset : offset + len(data)] = data
+
+
+def copy_from_page(page: Page, offset: int, length: int) -> bytes:
+    """Load bytes from a page."""
+    if sched.hook is not None:
+        sched.hook.announce(page, "data", READ)
+    if page.data is None:
+        BUG("loaded from a freed page", page)
+    return bytes(page.data[offset : offset + length])

@@ -1,0 +1,49 @@
+"""What a filesystem is to memory management."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from mmigrate.linux.include.mm_types import (
+    AddressSpaceOperations,
+    File,
+    FileOperations,
+    Inode,
+    Page,
+    Vma,
+    VmOperations,
+)
+from mmigrate.linux.mm import filemap
+
+
+def generic_file_mmap(file: File, vma: Vma) -> int:
+    """mm/filemap.c: generic_file_mmap."""
+    vma.vm_ops = file.f_inode.fs.vm_ops
+    return 0
+
+
+GENERIC_FILE_OPS: Final = FileOperations(mmap=generic_file_mmap)
+
+
+@dataclass(frozen=True)
+class Filesystem:
+    """@device: its disk.  @buffers: whether its pages have buffers.  @accounts_dirty: whether
+    its dirty pages count.  @mapping_flags: AS_* of its mappings."""
+
+    name: str
+    a_ops: AddressSpaceOperations
+    vm_ops: VmOperations
+    device: str
+    buffers: bool = False
+    accounts_dirty: bool = True
+    mapping_flags: int = 0
+    file_ops: FileOperations = GENERIC_FILE_OPS
+
+    def get_page(self, inode: Inode, index: int) -> Page | int:
+        """A page with its contents and a reference, or a negative errno."""
+        return filemap.read_mapping_page(inode.i_mapping, index)
+
+    def lock_page(self, inode: Inode, index: int) -> Page | None:
+        """A page to be written by write(2), locked, with a reference."""
+        return filemap.find_or_create_page(inode.i_mapping, index, inode.i_mapping.gfp_mask)
