@@ -7,7 +7,13 @@ C holds it; `ptep_get` alone is the lockless read.
 from __future__ import annotations
 
 from mmigrate.linux.include.mm_types import Mm, PageTable, Vma
-from mmigrate.linux.include.pgtable import _PAGE_ACCESSED, _PAGE_NUMA, _PAGE_PRESENT, _PAGE_PROTNONE
+from mmigrate.linux.include.pgtable import (
+    _PAGE_ACCESSED,
+    _PAGE_NUMA,
+    _PAGE_PRESENT,
+    _PAGE_PROTNONE,
+    _PAGE_RW,
+)
 from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.sched import READ, WRITE
 from mmigrate.linux.kernel.tlb import flush_tlb_page
@@ -87,3 +93,36 @@ def find_leaf(mm: Mm, addr: int) -> PageTable | None:
         sched.hook.announce(table, (addr >> 21) & 511, READ)
     leaf = table.entries[(addr >> 21) & 511]
     return leaf if type(leaf) is PageTable else None
+
+
+def ptep_set_wrprotect(mm: Mm, addr: int, pt: PageTable) -> None:
+    """Clear the write bit, and nothing else that the hardware may set meanwhile."""
+    index = (addr >> 12) & 511
+    if sched.hook is not None:
+        sched.hook.announce(pt, index, WRITE)
+    pt.entries[index] &= ~_PAGE_RW
+
+
+def ptep_set_access_flags(vma: Vma, addr: int, pt: PageTable, entry: int, dirty: bool) -> bool:
+    """Give a pte more rights or marks; whether it changed.  x86 flushes nothing: a CPU with
+    the old translation faults once and finds the new one."""
+    index = (addr >> 12) & 511
+    if sched.hook is not None:
+        sched.hook.announce(pt, index, WRITE)
+    changed: bool = pt.entries[index] != entry
+    if changed and dirty:
+        pt.entries[index] = entry
+    return changed
+
+
+def pmd_populate(table: PageTable, index: int, lower: PageTable) -> None:
+    """Hang a table below another; the page_table_lock is held."""
+    if sched.hook is not None:
+        sched.hook.announce(table, index, WRITE)
+    table.entries[index] = lower
+
+
+def pmd_clear(table: PageTable, index: int) -> None:
+    if sched.hook is not None:
+        sched.hook.announce(table, index, WRITE)
+    table.entries[index] = None

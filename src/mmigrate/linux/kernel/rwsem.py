@@ -95,6 +95,18 @@ def down_write(sem: RwSemaphore) -> RwSemaphore:
     return sem
 
 
+def down_write_nested(sem: RwSemaphore) -> RwSemaphore:
+    """Take a second semaphore of the same class; the caller knows why that is safe."""
+    task = sched.task
+    if task.preempt_count:
+        sched.might_sleep()
+    if sched.hook is not None or sem.writer is not None or sem.readers:
+        sched.block(sem, "count", WRITE, sem.is_free, f"{sem.name} for write")
+    task.held.append(sem)
+    sem.writer = task
+    return sem
+
+
 def down_write_trylock(sem: RwSemaphore) -> bool:
     if sched.hook is not None:
         sched.hook.announce(sem, "count", WRITE)

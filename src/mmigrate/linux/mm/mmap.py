@@ -71,6 +71,7 @@ sysctl_max_map_count: Final = 65530
 mmap_min_addr: Final = 65536
 RLIMIT_MEMLOCK: Final = 64 << 10  # bytes
 RLIMIT_STACK: Final = 8 << 20
+RLIMIT_AS: Final = (1 << 64) - 1  # unlimited
 MMAP_BASE: Final = TASK_SIZE - (128 << 20)  # leaves room for the stack; nothing is random
 TASK_UNMAPPED_BASE: Final = (TASK_SIZE // 3 + PAGE_SIZE - 1) & PAGE_MASK
 MAP_TYPE: Final = 0x0F
@@ -486,12 +487,13 @@ def vma_merge(
     """Make @addr..@end, which is to have these properties, part of a neighbour; that area,
     or None if none is fit  (mm/mmap.c: vma_merge).
 
-    The range is free (mmap, brk, mremap) or lies within one area (mprotect and its like):
-    then that area is @prev, or the one behind @prev. The cases, P prev, N next, x the range:
+    The range x is free (mmap, brk, mremap; @prev is the area P below it) or part of an area
+    A (mprotect and its like; @prev is P if x begins A, else A). N is what lies above:
 
-        PPPPxxNNNN  free: extend P, N or both         PPPPNNNNxxxx  x ends N: extend what follows
-        PPPPxxxxNN  x begins P's successor: extend P  xxxxPPPPNNNN  x is all of it: P, N or both
-        PPxxNNNNNN  x ends P: shift the border to N   PPPPxxxxNNNN  likewise
+        P[x]N      x is free or all of A: P grows over it, and over N too if that agrees;
+                   else N grows down over a free x, or A swallows N
+        P[x A]     x begins A: the border between P and A goes up
+        [A x]N     x ends A: the border between A and N goes down
     """
     if vm_flags & VM_SPECIAL:
         return None
@@ -594,7 +596,7 @@ def _arch_get_unmapped_area_topdown(addr: int, length: int, flags: int) -> int:
     assert mm is not None
     if addr:
         addr = page_align(addr)
-        if TASK_SIZE - length >= addr and not find_vma_intersection(mm, addr, addr + length):
+        if TASK_SIZE - length >= addr and find_vma_intersection(mm, addr, addr + length) is None:
             return addr
     ceiling = mm.mmap_base
     for vma in reversed(mm.mmap):
@@ -629,9 +631,8 @@ def mlock_future_check(task: Task, mm: Mm, flags: int, length: int) -> int:
 
 
 def may_expand_vm(mm: Mm, npages: int) -> bool:
-    """Whether the address space may grow: RLIMIT_AS has no limit here
-    (mm/mmap.c: may_expand_vm)."""
-    return True
+    """Whether the address space may grow by @npages  (mm/mmap.c: may_expand_vm)."""
+    return mm.total_vm + npages <= RLIMIT_AS >> PAGE_SHIFT
 
 
 # --- mapping ---
@@ -722,6 +723,8 @@ def mmap_region(file: File | None, addr: int, length: int, vm_flags: int, pgoff:
     mm = sched.task.mm
     assert mm is not None
     end = addr + length
+    if not may_expand_vm(mm, length >> PAGE_SHIFT):
+        return -ENOMEM
     if find_vma_intersection(mm, addr, end) is not None and do_munmap(mm, addr, length):
         return -ENOMEM
     if vm_flags & (VM_NORESERVE | VM_SHARED | VM_WRITE) == VM_WRITE:
@@ -765,9 +768,8 @@ def mmap_region(file: File | None, addr: int, length: int, vm_flags: int, pgoff:
 
 def _call_mmap(file: File, vma: Vma) -> int:
     """The file's mmap method, which sets vm_ops; -ENODEV if it has none."""
-    operations = file.f_op if file.f_op is not None else file.f_inode.fs
-    method = getattr(operations, "mmap", None)
-    return -ENODEV if method is None else int(method(file, vma))
+    operations = file.f_inode.fs.file_ops if file.f_op is None else file.f_op
+    return -ENODEV if operations.mmap is None else int(operations.mmap(file, vma))
 
 
 # --- unmapping ---
@@ -986,9 +988,7 @@ def _acct_stack_growth(vma: Vma, size: int, grow: int) -> int:
 # --- copying an area to another place ---
 
 
-def copy_vma(
-    vma: Vma, addr: int, length: int, pgoff: int
-) -> tuple[Vma | None, Vma, bool]:
+def copy_vma(vma: Vma, addr: int, length: int, pgoff: int) -> tuple[Vma | None, Vma, bool]:
     """For mremap: an area for the pages of @vma at @addr, of its own or a neighbour that
     was extended.  (the new area, @vma or what it was merged into, need_rmap_locks)
     (mm/mmap.c: copy_vma).

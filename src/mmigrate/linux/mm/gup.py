@@ -1,0 +1,248 @@
+"""Finding and pinning the pages of a user address space  (mm/gup.c, arch/x86/mm/gup.c)."""
+
+from __future__ import annotations
+
+from errno import EBUSY, EFAULT, ENOMEM
+from typing import Any
+
+from mmigrate.linux.include.mm import (
+    FAULT_FLAG_WRITE,
+    FOLL_DUMP,
+    FOLL_FORCE,
+    FOLL_GET,
+    FOLL_MIGRATION,
+    FOLL_MLOCK,
+    FOLL_NUMA,
+    FOLL_TOUCH,
+    FOLL_WRITE,
+    VM_EXEC,
+    VM_FAULT_ERROR,
+    VM_FAULT_OOM,
+    VM_FAULT_RETRY,
+    VM_FAULT_WRITE,
+    VM_IO,
+    VM_LOCKED,
+    VM_MAYREAD,
+
+    VM_PFNMAP,
+    VM_READ,
+    VM_SHARED,
+    VM_WRITE,
+)
+from mmigrate.linux.include.mm_types import Mm, Page, Vma
+from mmigrate.linux.include.pgtable import (
+    _PAGE_PRESENT,
+    _PAGE_RW,
+    _PAGE_SPECIAL,
+    _PAGE_USER,
+    PAGE_MASK,
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    is_migration_entry,
+    is_swap_pte,
+    pte_dirty,
+    pte_numa,
+    pte_pfn,
+    pte_present,
+    pte_to_swp_entry,
+    pte_write,
+)
+from mmigrate.linux.include.sched import Task
+from mmigrate.linux.kernel import sched
+from mmigrate.linux.kernel.atomic import READ_ONCE
+from mmigrate.linux.kernel.page_flags import (
+    PageDirty,
+    SetPageReferenced,
+    trylock_page,
+    unlock_page,
+)
+from mmigrate.linux.kernel.page_ref import get_page
+from mmigrate.linux.kernel.pgtable import find_leaf, ptep_get
+from mmigrate.linux.kernel.rwsem import down_read
+from mmigrate.linux.kernel.spinlock import spin_lock, spin_unlock
+from mmigrate.linux.mm import memory, migrate, mlock, mmap, page_writeback, swap
+
+
+def follow_page(vma: Vma, addr: int, flags: int) -> Page | int | None:
+    """The page that is mapped at @addr now: None if none is, -EFAULT if it is no ordinary
+    page. With FOLL_GET a reference is taken; FOLL_MIGRATION waits for a migration
+    (mm/gup.c: follow_page_pte)."""
+    pt = find_leaf(vma.vm_mm, addr)
+    if pt is None:
+        return None
+    ptl: Any = pt.ptl
+    while True:
+        spin_lock(ptl)
+        pte = ptep_get(pt, addr)
+        if pte_present(pte):
+            break
+        spin_unlock(ptl)
+        if not flags & FOLL_MIGRATION or not is_swap_pte(pte):
+            return None
+        if not is_migration_entry(pte_to_swp_entry(pte)):
+            return None
+        migrate.migration_entry_wait(vma.vm_mm, pt, addr)
+    page = None
+    if not (flags & FOLL_NUMA and pte_numa(pte)) and not (
+        flags & FOLL_WRITE and not pte_write(pte)
+    ):
+        page = _found(vma, addr, pte, flags)
+    spin_unlock(ptl)
+    return page
+
+
+def _found(vma: Vma, addr: int, pte: int, flags: int) -> Page | int:
+    """A present pte that will do; its lock is held."""
+    page = memory.vm_normal_page(vma, addr, pte)
+    if page is None:
+        zero = vma.vm_mm.kernel.zero_page
+        if flags & FOLL_DUMP or pte_pfn(pte) != zero.pfn:
+            return -EFAULT
+        page = zero
+    if flags & FOLL_GET:
+        get_page(page)
+    if flags & FOLL_TOUCH:
+        if flags & FOLL_WRITE and not pte_dirty(pte) and not PageDirty(page):
+            page_writeback.set_page_dirty(page)
+        swap.mark_page_accessed(page)
+    if (
+        flags & FOLL_MLOCK
+        and vma.vm_flags & VM_LOCKED
+        and READ_ONCE(page, "mapping") is not None
+        and trylock_page(page)
+    ):
+        swap.lru_add_drain()  # push cached pages to the LRU, where mlock can move them
+        mlock.mlock_vma_page(page)
+        unlock_page(page)
+    return page
+
+
+def get_user_pages(
+    task: Task, mm: Mm, start: int, nr_pages: int, write: bool, force: bool = False
+) -> list[Page] | int:
+    """References on the pages of a range, faulted in; -errno if not even the first could be
+    had. mmap_sem is held for read  (mm/gup.c: get_user_pages)."""
+    flags = FOLL_GET | FOLL_TOUCH
+    flags |= (FOLL_WRITE if write else 0) | (FOLL_FORCE if force else 0)
+    return _get_user_pages(mm, start, nr_pages, flags)
+
+
+def _get_user_pages(mm: Mm, start: int, nr_pages: int, flags: int) -> list[Page] | int:
+    """mm/gup.c: __get_user_pages."""
+    if not flags & FOLL_FORCE:
+        flags |= FOLL_NUMA
+    pages: list[Page] = []
+    for addr in range(start & PAGE_MASK, (start & PAGE_MASK) + nr_pages * PAGE_SIZE, PAGE_SIZE):
+        vma = mmap.find_extend_vma(mm, addr)
+        if vma is None or not _may_access(vma, flags):
+            return pages or -EFAULT
+        foll = flags
+        while True:
+            sched.cond_resched()
+            page = follow_page(vma, addr, foll)
+            if isinstance(page, Page):
+                break
+            if page is not None:
+                return pages or page
+            error = _faultin_page(mm, vma, addr, foll)
+            if error < 0:
+                return pages or error
+            if error and not vma.vm_flags & VM_WRITE:
+                foll &= ~FOLL_WRITE  # forced: the copy was made, the pte stays read-only
+        if flags & FOLL_GET:
+            pages.append(page)
+    return pages
+
+
+def _may_access(vma: Vma, flags: int) -> bool:
+    """mm/gup.c: check_vma_flags."""
+    vm_flags = vma.vm_flags
+    if vm_flags & (VM_IO | VM_PFNMAP):
+        return False
+    if flags & FOLL_WRITE:
+        if not vm_flags & VM_WRITE:
+            if not flags & FOLL_FORCE:
+                return False
+            return memory.is_cow_mapping(vm_flags)
+    elif not vm_flags & VM_READ:
+        return bool(flags & FOLL_FORCE and vm_flags & VM_MAYREAD)
+    return True
+
+
+def _faultin_page(mm: Mm, vma: Vma, addr: int, flags: int) -> int:
+    """Fault a page in: 0, 1 if a store was satisfied by a copy, or -ENOMEM, -EFAULT, -EBUSY
+    (mm/gup.c: faultin_page)."""
+    fault = memory.handle_mm_fault(mm, vma, addr, FAULT_FLAG_WRITE if flags & FOLL_WRITE else 0)
+    if fault & VM_FAULT_ERROR:
+        return -ENOMEM if fault & VM_FAULT_OOM else -EFAULT
+    if fault & VM_FAULT_RETRY:
+        return -EBUSY
+    return 1 if fault & VM_FAULT_WRITE else 0
+
+
+def get_user_pages_fast(start: int, nr_pages: int, write: bool) -> list[Page] | int:
+    """References on pages of the running process: those that are mapped without any lock,
+    with interrupts off so that no TLB flush, hence no freeing, can pass; the rest the slow
+    way  (arch/x86/mm/gup.c: get_user_pages_fast)."""
+    task = sched.task
+    mm = task.mm
+    assert mm is not None
+    start &= PAGE_MASK
+    wanted = _PAGE_PRESENT | _PAGE_USER | (_PAGE_RW if write else 0)
+    pages: list[Page] = []
+    sched.local_irq_disable()
+    for addr in range(start, start + nr_pages * PAGE_SIZE, PAGE_SIZE):
+        pt = find_leaf(mm, addr)
+        pte = 0 if pt is None else ptep_get(pt, addr)
+        if pte & (wanted | _PAGE_SPECIAL) != wanted:
+            break
+        page = mm.kernel.page_of(pte_pfn(pte))
+        get_page(page)
+        SetPageReferenced(page)
+        pages.append(page)
+    sched.local_irq_enable()
+    if len(pages) == nr_pages:
+        return pages
+    with down_read(mm.mmap_sem):
+        rest = get_user_pages(
+            task, mm, start + (len(pages) << PAGE_SHIFT), nr_pages - len(pages), write
+        )
+    if isinstance(rest, int):
+        return pages or rest
+    return pages + rest
+
+
+def populate_vma_page_range(vma: Vma, start: int, end: int) -> int:
+    """Fault in part of an area as mlock and MAP_POPULATE do; mmap_sem is held.  0 or -errno
+    (mm/mlock.c: __mlock_vma_pages_range)."""
+    flags = FOLL_TOUCH | FOLL_MLOCK
+    # Break copy on write now: locked pages must not need it later.
+    if vma.vm_flags & (VM_WRITE | VM_SHARED) == VM_WRITE:
+        flags |= FOLL_WRITE
+    if vma.vm_flags & (VM_READ | VM_WRITE | VM_EXEC):
+        flags |= FOLL_FORCE
+    result = _get_user_pages(vma.vm_mm, start, (end - start) >> PAGE_SHIFT, flags)
+    return result if isinstance(result, int) else 0
+
+
+def __mm_populate(start: int, length: int, ignore_errors: bool) -> int:
+    """Fault in what is mapped of a range of the running process; 0 or -errno
+    (mm/mlock.c: __mm_populate)."""
+    mm = sched.task.mm
+    assert mm is not None
+    end = start + length
+    addr = start
+    while addr < end:
+        with down_read(mm.mmap_sem):
+            vma = mmap.find_vma(mm, addr)
+            if vma is None or vma.vm_start >= end:
+                return 0
+            first, stop = max(addr, vma.vm_start), min(end, vma.vm_end)
+            if not vma.vm_flags & (VM_IO | VM_PFNMAP):
+                error = populate_vma_page_range(vma, first, stop)
+                if error and not ignore_errors:
+                    return -ENOMEM if error in (-EFAULT, -ENOMEM) else error
+        addr = stop
+    return 0
+
+

@@ -1,0 +1,109 @@
+"""Sets of nodes as people and the kernel write them: numactl's `0,2-3`, and policies' `bind:0-1`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mmigrate.errors import UsageError
+
+_MAX_NUMBER = 1 << 16  # more CPUs than any kernel has; keeps a hostile range short
+_PART = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?\Z", re.ASCII)
+
+
+class Policy(NamedTuple):
+    """A memory policy: `interleave=static:0-1` is ("interleave", "static", (0, 1))."""
+
+    mode: str
+    flags: str
+    nodes: tuple[int, ...]
+
+
+def parse_nodes(
+    text: str, nodes: Sequence[int], allowed: Sequence[int] | None = None
+) -> tuple[int, ...]:
+    """The nodes that @text names on a machine with @nodes, in ascending order.
+
+    numactl's notation: "0", "0-1", "0,2-3", "all" (those @allowed, else every node), "!0" (all
+    but these), "+0" (counted among the @allowed ones).  Raises UsageError with one sentence.
+    """
+    usable = tuple(sorted(set(nodes if allowed is None else allowed)))
+    rest = text.strip()
+    inverted = rest.startswith("!")
+    rest = rest[inverted:]
+    relative = rest.startswith("+")
+    rest = rest[relative:]
+    if rest == "all":
+        chosen = usable
+    else:
+        try:
+            chosen = parse_list(rest)
+        except ValueError:
+            chosen = ()
+        if not chosen:
+            raise UsageError(
+                f"'{_shown(text)}' is not a set of nodes; write 0, 0-1, 0,2-3, all, !0 or +0"
+            )
+        if relative:
+            chosen = tuple(_nth(usable, position, text) for position in chosen)
+    for number in chosen:
+        if number not in nodes:
+            raise UsageError(f"node {number} does not exist; there is {describe(nodes)}")
+    if inverted:
+        chosen = tuple(number for number in usable if number not in chosen)
+        if not chosen:
+            raise UsageError(f"'{_shown(text)}' leaves no node; there is {describe(nodes)}")
+    return tuple(sorted(set(chosen)))
+
+
+def parse_list(text: str) -> tuple[int, ...]:
+    """The numbers of a kernel list such as "0-3,7"; none for "".  Raises ValueError."""
+    numbers: list[int] = []
+    for part in text.split(",") if text else ():
+        match = _PART.match(part)
+        if match is None:
+            raise ValueError(f"'{_shown(part)}' is not a number or a range")
+        first = int(match[1])
+        last = int(match[2]) if match[2] is not None else first
+        if not first <= last < _MAX_NUMBER or len(numbers) > _MAX_NUMBER:
+            raise ValueError(f"'{_shown(part)}' is not a range")
+        numbers.extend(range(first, last + 1))
+    return tuple(numbers)
+
+
+def parse_policy(text: str) -> Policy:
+    """A policy as numa_maps shows it, such as "default" or "bind=static:0-1".  Raises ValueError."""
+    head, _, nodes = text.partition(":")
+    mode, _, flags = head.partition("=")
+    if not re.fullmatch(r"[a-z][a-z ()_-]*", mode, re.ASCII):
+        raise ValueError(f"'{_shown(text)}' is not a policy")
+    return Policy(mode, flags, parse_list(nodes))
+
+
+def describe(nodes: Sequence[int]) -> str:
+    """ "node 0", or "nodes 0-1,4"."""
+    ordered = sorted(nodes)
+    parts: list[str] = []
+    start = 0
+    for position, number in enumerate(ordered):
+        if position + 1 < len(ordered) and ordered[position + 1] == number + 1:
+            continue
+        first = ordered[start]
+        parts.append(str(first) if first == number else f"{first}-{number}")
+        start = position + 1
+    return ("node " if len(ordered) == 1 else "nodes ") + ",".join(parts)
+
+
+def _nth(usable: Sequence[int], position: int, text: str) -> int:
+    if position >= len(usable):
+        raise UsageError(
+            f"'{_shown(text)}' asks for node {position} counted from 0, "
+            f"and only {len(usable)} may be used"
+        )
+    return usable[position]
+
+
+def _shown(text: str) -> str:
+    short = text if len(text) <= 40 else text[:40] + "…"
+    return short if short.isprintable() else ascii(short)[1:-1]
