@@ -36,9 +36,7 @@ def contents(view: View) -> Iterator[Violation]:
             continue
         wrong = shadow.differs((name, number), 0, found)
         if wrong is not None:
-            lost = sum(
-                1 for at in range(4096) if mask[at] and expected[at] != found[at]
-            )
+            lost = sum(1 for at in range(4096) if mask[at] and expected[at] != found[at])
             yield Violation(
                 "contents",
                 where,

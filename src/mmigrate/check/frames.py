@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 from mmigrate.check.view import View
 from mmigrate.errors import Violation
-
 from mmigrate.linux.include.mmzone import Zone
 from mmigrate.linux.include.page_flags import PAGE_FLAGS_CHECK_AT_FREE, page_flag_names
 from mmigrate.linux.include.vmstat import NR_FREE_PAGES
@@ -69,5 +68,3 @@ def free_pages(view: View) -> Iterator[Violation]:
                 yield Violation("free pages", repr(page), f"has {page.mapping!r}, expected none")
             if page.data is not None:
                 yield Violation("free pages", repr(page), "still has contents")
-
-

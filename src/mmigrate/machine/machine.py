@@ -1,11 +1,11 @@
 """A modelled computer: nodes of memory, processes on CPUs, files, swap  (the user-level API).
 
-    machine = Machine(nodes=(MiB(512), MiB(512)))
-    app = machine.process("app", cpu=0)
-    heap = app.mmap(MiB(64))
-    app.touch(heap)
-    print(app.move_pages(heap, node=1))
-    assert machine.check() == []
+machine = Machine(nodes=(MiB(512), MiB(512)))
+app = machine.process("app", cpu=0)
+heap = app.mmap(MiB(64))
+app.touch(heap)
+print(app.move_pages(heap, node=1))
+assert machine.check() == []
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from mmigrate.machine.boot import boot
 from mmigrate.machine.process import Pin, Process, checked
 from mmigrate.machine.shadow import Shadow
 from mmigrate.units import MiB
+
 
 class Started:
     """A function that runs in a task of its own, from `machine.start`."""
@@ -77,9 +78,7 @@ class Machine:
         without: Iterable[str] = (),
     ) -> None:
         _check_shape(nodes, cpus, distances)
-        self.kernel = boot(
-            nodes, cpus=cpus, distances=distances, movable=movable, without=without
-        )
+        self.kernel = boot(nodes, cpus=cpus, distances=distances, movable=movable, without=without)
         self.processes: list[Process] = []
         self.pins: list[Pin] = []
         self.files: dict[str, Inode] = {}
@@ -261,7 +260,7 @@ class Machine:
     def check(self) -> list[Violation]:
         """Ask every oracle; the violations."""
         # The one call upwards: the oracles read this room, and it offers their answer.
-        from mmigrate.check import check  # noqa: PLC0415
+        from mmigrate.check import check
 
         return check(self)
 
@@ -277,9 +276,10 @@ def _check_shape(
         if size < 0 or size % 4096:
             raise ScenarioError(f"node {number} has {size} bytes, not a number of whole pages")
     if cpus is not None and (not cpus or any(not 0 <= n < len(nodes) for n in cpus)):
-        raise ScenarioError(f"cpus={list(cpus)} must name the node of each CPU, 0 to {len(nodes) - 1}")
+        raise ScenarioError(
+            f"cpus={list(cpus)} must name the node of each CPU, 0 to {len(nodes) - 1}"
+        )
     if distances is not None and (
         len(distances) != len(nodes) or any(len(row) != len(nodes) for row in distances)
     ):
         raise ScenarioError(f"distances must be {len(nodes)} rows of {len(nodes)} numbers")
-

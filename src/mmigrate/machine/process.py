@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from mmigrate.api import Mapping, MoveResult, Reason
 from mmigrate.errors import MemoryFault, ScenarioError
 from mmigrate.linux.fs import task_mmu
+from mmigrate.linux.fs.inode import open_file
 from mmigrate.linux.include.mempolicy import (
     MPOL_BIND,
     MPOL_DEFAULT,
@@ -57,6 +58,7 @@ from mmigrate.linux.kernel.tlb import user_access
 from mmigrate.linux.mm import (
     filemap,
     fork,
+    fremap,
     gup,
     madvise,
     memory,
@@ -66,7 +68,6 @@ from mmigrate.linux.mm import (
     mmap,
     mprotect,
     mremap,
-    fremap,
     swap,
 )
 from mmigrate.linux.mm.move_pages import sys_move_pages
@@ -195,12 +196,14 @@ class Process:
             flags |= MAP_ANONYMOUS
         flags |= (MAP_POPULATE if populate else 0) | (MAP_LOCKED if locked else 0)
         flags |= MAP_FIXED if at is not None else 0
-        opened = File(file, VM_READ | VM_WRITE, None) if isinstance(file, Inode) else file
+        opened = open_file(file) if isinstance(file, Inode) else file
         with self.running() as task:
             first, last = _pages_of(at or 0, size)
             with self.machine.shadow.dropping(self.mm.name, first, last):
                 start = checked(
-                    mmap.do_mmap(task, at or 0, size, _prot(prot), flags, opened, offset >> PAGE_SHIFT)
+                    mmap.do_mmap(
+                        task, at or 0, size, _prot(prot), flags, opened, offset >> PAGE_SHIFT
+                    )
                 )
         return Mapping(start, (size + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1))
 
@@ -366,9 +369,7 @@ class Process:
                 self._access(task, here, False, load)
         return bytes(found)
 
-    def _access(
-        self, task: Task, address: int, write: bool, touch: Callable[[Page], None]
-    ) -> None:
+    def _access(self, task: Task, address: int, write: bool, touch: Callable[[Page], None]) -> None:
         while not user_access(task, address, write, touch):
             signal = memory.page_fault(task, address, write)
             if signal:

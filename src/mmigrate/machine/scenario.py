@@ -146,7 +146,7 @@ def _time_limit(seconds: float, name: str) -> Iterator[None]:
 
 def _sentence(error: BaseException, path: Path | None = None) -> str:
     """An exception in one line, with the line of the scenario it came from."""
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = list(traceback.extract_tb(error.__traceback__))
     frames = [f for f in frames if path is None or Path(f.filename) == path] or frames
     inside = [f for f in frames if "/mmigrate/" not in f.filename]
     where = f" (line {inside[-1].lineno})" if inside else ""

@@ -53,9 +53,7 @@ _AREA = re.compile(
 )
 _FIELD = re.compile(r"([A-Za-z_]+):\s*(.*)", re.ASCII)
 # Two policies have a space in their name: "weighted interleave" and "prefer (many)".
-_POLICY = re.compile(
-    r"([0-9a-f]+) ((?:weighted )?\S+(?: \(many\)\S*)?)(?: (.*))?", re.ASCII
-)
+_POLICY = re.compile(r"([0-9a-f]+) ((?:weighted )?\S+(?: \(many\)\S*)?)(?: (.*))?", re.ASCII)
 _NODE_PAGES = re.compile(r"N([0-9]{1,4})=([0-9]{1,18})", re.ASCII)
 
 

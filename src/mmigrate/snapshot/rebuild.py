@@ -6,21 +6,12 @@ half-way: what it shared is touched before the fork, what was its own after it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from mmigrate.errors import ScenarioError, SnapshotError
-from mmigrate.linux.include.mm import (
-    MAP_NORESERVE,
-    VM_IO,
-    VM_LOCKED,
-    VM_PFNMAP,
-)
-from mmigrate.linux.include.mm_types import Inode, Vma
-from mmigrate.api import Mapping
+from mmigrate.linux.include.mm_types import Vma
 from mmigrate.machine.machine import Machine
 from mmigrate.machine.process import Process
-from mmigrate.snapshot.snapshot import PageState, Snapshot, VmaRecord
 
 Progress = Callable[[str, int, int], None]
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import mmap
 import os
 import platform
 import struct
@@ -102,8 +103,6 @@ def scan(pagemap: int, start: int, end: int) -> Iterator[tuple[int, int, int]]:
 
 def tracks_soft_dirty() -> bool:
     """Whether this kernel keeps the soft-dirty bit: a page just written must have it."""
-    import mmap
-
     with mmap.mmap(-1, mmap.PAGESIZE) as fresh:
         fresh[0] = 1
         place = ctypes.c_char.from_buffer(fresh)

@@ -92,9 +92,7 @@ def drain(kernel: Kernel) -> None:
     """Wait until every disk that is not held is idle."""
     for found in list(kernel.devices.values()):
         if isinstance(found, Disk) and not found.hold:
-            sched.block(
-                found, "queue", WRITE, _is_idle(found), f"{found.name} to be idle"
-            )
+            sched.block(found, "queue", WRITE, _is_idle(found), f"{found.name} to be idle")
 
 
 def _is_idle(target: Disk) -> Callable[[], bool]:

@@ -53,4 +53,3 @@ def inode_of(kernel: Kernel, name: str, filesystem: Filesystem, size: int) -> In
 def open_file(inode: Inode, mode: int = VM_READ | VM_WRITE) -> File:
     """An open file; @mode: VM_READ, VM_WRITE."""
     return File(inode, mode, inode.fs.file_ops)
-

@@ -13,9 +13,7 @@ from mmigrate.linux.kernel.page_flags import PagePrivate
 from mmigrate.linux.mm import filemap, migrate, page_writeback
 
 
-def nfs_migrate_page(
-    mapping: AddressSpace, newpage: Page, page: Page, mode: MigrateMode
-) -> int:
+def nfs_migrate_page(mapping: AddressSpace, newpage: Page, page: Page, mode: MigrateMode) -> int:
     """fs/nfs/write.c: nfs_migrate_page."""
     if PagePrivate(page):
         page.zone.kernel.reasons[page.pfn] = Reason.METHOD_REFUSED

@@ -2,7 +2,6 @@
 
 from typing import Final
 
-
 __GFP_DMA: Final = 0x01
 __GFP_HIGHMEM: Final = 0x02
 __GFP_DMA32: Final = 0x04

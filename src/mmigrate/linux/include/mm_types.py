@@ -353,7 +353,9 @@ class Vma:
         "vm_start",
     )
 
-    def __init__(self, mm: Mm, start: int, end: int, flags: int, page_prot: int, pgoff: int) -> None:
+    def __init__(
+        self, mm: Mm, start: int, end: int, flags: int, page_prot: int, pgoff: int
+    ) -> None:
         self.number = mm.next_vma_number()
         self.vm_mm = mm
         # mmap_sem for write, and the rmap locks

@@ -27,7 +27,7 @@ from mmigrate.linux.include.mm import (
 )
 from mmigrate.linux.include.mm_types import Mm, Page, Vma
 from mmigrate.linux.include.pgtable import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, TASK_SIZE
-from mmigrate.linux.include.sched import Task
+from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.atomic import WRITE_ONCE
 from mmigrate.linux.kernel.bug import BUG_ON
 from mmigrate.linux.kernel.highmem import copy_to_page
@@ -78,7 +78,7 @@ def get_arg_page(bprm: LinuxBinprm, pos: int) -> Page | None:
     with down_read(bprm.mm.mmap_sem):
         if mmap.expand_downwards(bprm.vma, pos):
             return None
-        found = gup.get_user_pages(None, bprm.mm, pos, 1, True, True)
+        found = gup.get_user_pages(sched.task, bprm.mm, pos, 1, True, True)
     if isinstance(found, int) or not found:
         return None
     return found[0]
@@ -100,7 +100,7 @@ def copy_strings(bprm: LinuxBinprm, data: bytes) -> int:
     return 0
 
 
-def setup_arg_pages(task: Task, bprm: LinuxBinprm, stack_top: int) -> int:
+def setup_arg_pages(bprm: LinuxBinprm, stack_top: int) -> int:
     """Move the stack so that it ends at @stack_top, and make it an ordinary one.
     0 or -errno  (fs/exec.c: setup_arg_pages)."""
     mm, vma = bprm.mm, bprm.vma
@@ -148,7 +148,7 @@ def shift_arg_pages(vma: Vma, shift: int) -> int:
         return -ENOMEM
     swap.lru_add_drain()
     above = mmap.vma_next(vma)
-    ceiling = TASK_SIZE if above is None else above.vm_start
+    ceiling = mmap.USER_PGTABLES_CEILING if above is None else above.vm_start
     memory.free_pgd_range(mm, max(new_end, old_start), old_end, new_end, ceiling)
     mmap.vma_adjust(vma, new_start, new_end, vma.vm_pgoff, None)
     return 0

@@ -10,7 +10,7 @@ from errno import EEXIST, EIO, ENOMEM
 from typing import Any
 
 from mmigrate.linux.fs import buffer
-from mmigrate.linux.include.gfp import GFP_KERNEL, __GFP_COLD
+from mmigrate.linux.include.gfp import __GFP_COLD, GFP_KERNEL
 from mmigrate.linux.include.mm import (
     FAULT_FLAG_ALLOW_RETRY,
     FAULT_FLAG_RETRY_NOWAIT,
@@ -51,7 +51,6 @@ from mmigrate.linux.kernel.rcu import radix_tree_delete, radix_tree_lookup, radi
 from mmigrate.linux.kernel.rwsem import mutex_lock, up_read
 from mmigrate.linux.kernel.spinlock import spin_lock
 from mmigrate.linux.mm import memory, mempolicy, page_writeback, swap
-
 
 # --- lookup ---
 

@@ -23,7 +23,6 @@ from mmigrate.linux.include.mm import (
     VM_IO,
     VM_LOCKED,
     VM_MAYREAD,
-
     VM_PFNMAP,
     VM_READ,
     VM_SHARED,
@@ -244,5 +243,3 @@ def __mm_populate(start: int, length: int, ignore_errors: bool) -> int:
                     return -ENOMEM if error in (-EFAULT, -ENOMEM) else error
         addr = stop
     return 0
-
-

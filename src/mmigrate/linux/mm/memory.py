@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from mmigrate.linux.include.gfp import GFP_HIGHUSER_MOVABLE, __GFP_ZERO
+from mmigrate.linux.include.gfp import __GFP_ZERO, GFP_HIGHUSER_MOVABLE
 from mmigrate.linux.include.mm import (
     FAULT_FLAG_ALLOW_RETRY,
     FAULT_FLAG_NONLINEAR,
@@ -259,9 +259,7 @@ def do_anonymous_page(mm: Mm, vma: Vma, addr: int, pt: PageTable, flags: int) ->
 # --- files ---
 
 
-def _do_linear_fault(
-    mm: Mm, vma: Vma, addr: int, pt: PageTable, flags: int, orig_pte: int
-) -> int:
+def _do_linear_fault(mm: Mm, vma: Vma, addr: int, pt: PageTable, flags: int, orig_pte: int) -> int:
     return _do_fault(mm, vma, addr, pt, rmap.linear_page_index(vma, addr), flags, orig_pte)
 
 
@@ -300,9 +298,7 @@ def __do_fault(
     return ret & ~VM_FAULT_LOCKED, vmf.page
 
 
-def do_set_pte(
-    vma: Vma, addr: int, page: Page, pt: PageTable, write: bool, anon: bool
-) -> None:
+def do_set_pte(vma: Vma, addr: int, page: Page, pt: PageTable, write: bool, anon: bool) -> None:
     """Map a page, under the pte lock  (mm/memory.c: do_set_pte)."""
     mm = vma.vm_mm
     entry = mk_pte(page, vma)
@@ -451,9 +447,7 @@ def _do_page_mkwrite(vma: Vma, page: Page, addr: int) -> int:
 # --- swap, migration and poison entries ---
 
 
-def do_swap_page(
-    mm: Mm, vma: Vma, addr: int, pt: PageTable, flags: int, orig_pte: int
-) -> int:
+def do_swap_page(mm: Mm, vma: Vma, addr: int, pt: PageTable, flags: int, orig_pte: int) -> int:
     """The pte names a place in swap, or a page that is being migrated
     (mm/memory.c: do_swap_page)."""
     entry = pte_to_swp_entry(orig_pte)
@@ -569,9 +563,7 @@ def _wp_page_reuse(vma: Vma, addr: int, pt: PageTable, orig_pte: int) -> None:
     ptep_set_access_flags(vma, addr, pt, entry, True)
 
 
-def _wp_page_shared(
-    vma: Vma, addr: int, pt: PageTable, orig_pte: int, old_page: Page
-) -> int:
+def _wp_page_shared(vma: Vma, addr: int, pt: PageTable, orig_pte: int, old_page: Page) -> int:
     """The first store to a clean page of a shared mapping."""
     ptl: Any = pt.ptl
     get_page(old_page)
@@ -648,4 +640,3 @@ def _wp_page_copy(
             unlock_page(old_page)
         swap.put_page(old_page)
     return ret
-

@@ -14,6 +14,7 @@ from errno import EAGAIN, EBUSY, EINVAL, EIO, ENOMEM
 from typing import Any, Final
 
 from mmigrate.api import Reason
+from mmigrate.linux.fs import buffer
 from mmigrate.linux.include.gfp import GFP_KERNEL
 from mmigrate.linux.include.kernel import Kernel
 from mmigrate.linux.include.migrate_mode import (
@@ -113,7 +114,7 @@ from mmigrate.linux.kernel.pgtable import ptep_get, set_pte_at
 from mmigrate.linux.kernel.rcu import radix_tree_lookup, radix_tree_store
 from mmigrate.linux.kernel.spinlock import spin_lock, spin_unlock
 from mmigrate.linux.lib.list import ListHead, list_del
-from mmigrate.linux.fs import buffer
+from mmigrate.linux.mm.rmap_walk_control import RmapWalkControl
 from mmigrate.linux.mm import filemap, mlock, page_writeback, rmap, swap, util, vmscan
 
 # (page, private, result) -> destination or None; result[0] may be set to an object whose
@@ -233,7 +234,7 @@ def _remove_linear_migration_ptes_from_nonlinear(
     return SWAP_AGAIN
 
 
-_REMAP = rmap.RmapWalkControl(
+_REMAP = RmapWalkControl(
     remove_migration_pte, file_nonlinear=_remove_linear_migration_ptes_from_nonlinear
 )
 
@@ -344,9 +345,7 @@ def migrate_page_copy(newpage: Page, page: Page) -> None:
 # --- methods of mappings; both pages are locked ---
 
 
-def migrate_page(
-    mapping: AddressSpace | None, newpage: Page, page: Page, mode: MigrateMode
-) -> int:
+def migrate_page(mapping: AddressSpace | None, newpage: Page, page: Page, mode: MigrateMode) -> int:
     """For pages without private data  (mm/migrate.c: migrate_page)."""
     BUG_ON(PageWriteback(page), "migrated under writeback", page)
     rc = migrate_page_move_mapping(mapping, newpage, page, None, mode, 0)
@@ -364,7 +363,7 @@ def buffer_migrate_lock_buffers(head: Any, mode: MigrateMode) -> bool:
             buffer.get_bh(bh)
             buffer.lock_buffer(bh)
         return True
-    locked = []
+    locked: list[Any] = []
     for bh in head:
         buffer.get_bh(bh)
         if not buffer.trylock_buffer(bh):
@@ -377,9 +376,7 @@ def buffer_migrate_lock_buffers(head: Any, mode: MigrateMode) -> bool:
     return True
 
 
-def buffer_migrate_page(
-    mapping: AddressSpace, newpage: Page, page: Page, mode: MigrateMode
-) -> int:
+def buffer_migrate_page(mapping: AddressSpace, newpage: Page, page: Page, mode: MigrateMode) -> int:
     """For pages whose private data are buffers, which come along
     (mm/migrate.c: buffer_migrate_page)."""
     if not PagePrivate(page):
@@ -441,9 +438,7 @@ def fallback_migrate_page(
 # --- one page ---
 
 
-def move_to_new_page(
-    newpage: Page, page: Page, page_was_mapped: bool, mode: MigrateMode
-) -> int:
+def move_to_new_page(newpage: Page, page: Page, page_was_mapped: bool, mode: MigrateMode) -> int:
     """Move an unmapped, locked page and bring its ptes back
     (mm/migrate.c: move_to_new_page)."""
     if not trylock_page(newpage):

@@ -69,11 +69,12 @@ from mmigrate.linux.mm import gup, memory, mempolicy, mlock, rmap, shmem, swap
 
 sysctl_max_map_count: Final = 65530
 mmap_min_addr: Final = 65536
-RLIMIT_MEMLOCK: Final = 64 << 10  # bytes
-RLIMIT_STACK: Final = 8 << 20
+RLIMIT_MEMLOCK: Final[int] = 64 << 10  # bytes
+RLIMIT_STACK: Final[int] = 8 << 20
 RLIMIT_AS: Final = (1 << 64) - 1  # unlimited
 MMAP_BASE: Final = TASK_SIZE - (128 << 20)  # leaves room for the stack; nothing is random
 TASK_UNMAPPED_BASE: Final = (TASK_SIZE // 3 + PAGE_SIZE - 1) & PAGE_MASK
+USER_PGTABLES_CEILING: Final = 1 << 47
 MAP_TYPE: Final = 0x0F
 MAP_NONBLOCK: Final = 0x10000
 VM_DATA_DEFAULT_FLAGS: Final = VM_READ | VM_WRITE | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
@@ -783,7 +784,7 @@ def unmap_region(
     swap.lru_add_drain()
     rmap.update_hiwater_rss(mm)
     floor = 0 if prev is None else prev.vm_end
-    ceiling = TASK_SIZE if following is None else following.vm_start
+    ceiling = USER_PGTABLES_CEILING if following is None else following.vm_start
     memory.unmap_vmas(mm, areas, start, end)
     memory.free_pgtables(mm, areas, floor, ceiling)
 
@@ -870,7 +871,7 @@ def exit_mmap(mm: Mm) -> None:
     mm.mmap, mm.starts, mm.map_count = [], [], 0
     swap.lru_add_drain()
     memory.unmap_vmas(mm, areas, 0, TASK_SIZE)
-    memory.free_pgtables(mm, areas, 0, TASK_SIZE)
+    memory.free_pgtables(mm, areas, 0, USER_PGTABLES_CEILING)
     for vma in areas:
         _remove_vma(vma)
     mm.total_vm = 0

@@ -7,7 +7,7 @@ from errno import EACCES, EBUSY, EFAULT, EINVAL, ENODEV, ENOENT, EPERM, ESRCH
 from typing import Any, Final
 
 from mmigrate.api import Reason
-from mmigrate.linux.include.gfp import GFP_HIGHUSER_MOVABLE, __GFP_THISNODE
+from mmigrate.linux.include.gfp import __GFP_THISNODE, GFP_HIGHUSER_MOVABLE
 from mmigrate.linux.include.kernel import Kernel
 from mmigrate.linux.include.mempolicy import MAX_NUMNODES, MPOL_MF_MOVE, MPOL_MF_MOVE_ALL
 from mmigrate.linux.include.migrate_mode import MIGRATE_SYNC, MR_SYSCALL
@@ -187,7 +187,9 @@ def _queue(mm: Mm, pm: PageToNode, migrate_all: bool, pagelist: ListHead) -> int
     return status
 
 
-def new_page_node(page: Page, slots: dict[Page | None, PageToNode], result: list[Any]) -> Page | None:
+def new_page_node(
+    page: Page, slots: dict[Page | None, PageToNode], result: list[Any]
+) -> Page | None:
     """A page on the node that was asked for  (mm/migrate.c: new_page_node)."""
     pm = slots.get(page)
     if pm is None:
@@ -240,5 +242,3 @@ def _reason(kernel: Kernel, pm: PageToNode) -> Reason:
     if pm.page is None:
         return Reason.UNKNOWN
     return kernel.reasons.get(pm.page.pfn, Reason.UNKNOWN)
-
-

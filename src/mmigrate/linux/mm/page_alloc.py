@@ -16,11 +16,6 @@ from collections.abc import Iterator
 from typing import Final
 
 from mmigrate.linux.include.gfp import (
-    MIGRATE_MOVABLE,
-    MIGRATE_PCPTYPES,
-    MIGRATE_RECLAIMABLE,
-    MIGRATE_TYPES,
-    MIGRATE_UNMOVABLE,
     __GFP_COLD,
     __GFP_COMP,
     __GFP_DMA,
@@ -34,6 +29,11 @@ from mmigrate.linux.include.gfp import (
     __GFP_RECLAIMABLE,
     __GFP_THISNODE,
     __GFP_WAIT,
+    MIGRATE_MOVABLE,
+    MIGRATE_PCPTYPES,
+    MIGRATE_RECLAIMABLE,
+    MIGRATE_TYPES,
+    MIGRATE_UNMOVABLE,
 )
 from mmigrate.linux.include.kernel import Kernel
 from mmigrate.linux.include.mm import PF_MEMALLOC
@@ -60,6 +60,7 @@ from mmigrate.linux.include.page_flags import (
     PG_tail,
     page_flag_names,
 )
+from mmigrate.linux.include.sched import Cpu
 from mmigrate.linux.include.vmstat import (
     NR_FREE_PAGES,
     NUMA_FOREIGN,
@@ -75,7 +76,6 @@ from mmigrate.linux.kernel.bug import BUG_ON
 from mmigrate.linux.kernel.page_ref import put_page_testzero
 from mmigrate.linux.kernel.spinlock import spin_lock
 from mmigrate.linux.kernel.workqueue import run_on_cpus
-from mmigrate.linux.include.sched import Cpu
 from mmigrate.linux.lib.list import ListHead, list_add, list_add_tail, list_del
 from mmigrate.linux.mm.page_boot import init_memory as init_memory
 
@@ -291,11 +291,7 @@ def __free_one_page(zone: Zone, pfn: int, order: int, migratetype: int) -> None:
             break
         section = mem_map.get(buddy_pfn >> SECTION_SHIFT)
         buddy = section[buddy_pfn & (SECTION_SIZE - 1)] if section is not None else None
-        if (
-            buddy is None
-            or buddy._mapcount != PAGE_BUDDY_MAPCOUNT_VALUE
-            or buddy.private != order
-        ):
+        if buddy is None or buddy._mapcount != PAGE_BUDDY_MAPCOUNT_VALUE or buddy.private != order:
             break
         _remove_free_block(zone, buddy, order)
         pfn &= buddy_pfn
@@ -324,7 +320,7 @@ def _buddy_of_next_is_free(zone: Zone, pfn: int, order: int) -> bool:
 
 def _rmqueue_bulk(zone: Zone, pcp: PerCpuPages, migratetype: int, cold: bool) -> None:
     """Refill a per-CPU list  (mm/page_alloc.c: rmqueue_bulk)."""
-    head = pcp.lists[migratetype]
+    head: ListHead = pcp.lists[migratetype]
     with spin_lock(zone.lock):
         taken = 0
         while taken < pcp.batch:
@@ -335,7 +331,7 @@ def _rmqueue_bulk(zone: Zone, pcp: PerCpuPages, migratetype: int, cold: bool) ->
                 list_add_tail(page, head)
             else:
                 list_add(page, head)
-                head = page  # type: ignore[assignment]
+                head = page
             taken += 1
         zone.vm_stat[NR_FREE_PAGES] -= taken
         pcp.count += taken

@@ -7,6 +7,7 @@ if asked for), no MIGRATE_RESERVE pageblocks, and frames in use by the kernel it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import isqrt
 from typing import Final
 
@@ -37,7 +38,7 @@ def init_memory(
     sizes: list[int],
     distances: list[list[int]],
     base_pfn: int = FIRST_PFN,
-    movable: list[int] | tuple[int, ...] | None = None,
+    movable: Sequence[int] | None = None,
 ) -> None:
     """Give @kernel its nodes.  @sizes, @movable: bytes; @base_pfn: the first frame."""
     kernel.node_distance = distances
@@ -134,9 +135,7 @@ def _build_zonelists(kernel: Kernel) -> None:
             previous = best
             weight -= 1
             order.append(best)
-        by_distance = [
-            zone for nid in order for zone in reversed(kernel.nodes[nid].node_zones)
-        ]
+        by_distance = [zone for nid in order for zone in reversed(kernel.nodes[nid].node_zones)]
         local.node_zonelists = (by_distance, list(reversed(local.node_zones)))
 
 

@@ -232,9 +232,11 @@ def write_cache_pages(
         if page is None:
             continue
         lock_page(page)
-        if READ_ONCE(page, "mapping") is not mapping or not PageDirty(page):
-            unlock_page(page)
-        elif PageWriteback(page) and not wbc.sync:
+        if (
+            READ_ONCE(page, "mapping") is not mapping
+            or not PageDirty(page)
+            or (PageWriteback(page) and not wbc.sync)
+        ):
             unlock_page(page)
         else:
             wait_on_page_writeback(page)

@@ -7,7 +7,6 @@ an anonymous page is the business of `anon_vma.py`, whose names are also found h
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final
 
 from mmigrate.linux.include.mm import (
@@ -87,6 +86,7 @@ from mmigrate.linux.mm import (
     swapfile,
     util,
 )
+from mmigrate.linux.mm.rmap_walk_control import RmapWalkControl
 from mmigrate.linux.mm.anon_vma import anon_vma_clone as anon_vma_clone
 from mmigrate.linux.mm.anon_vma import anon_vma_fork as anon_vma_fork
 from mmigrate.linux.mm.anon_vma import anon_vma_lock_read as anon_vma_lock_read
@@ -102,8 +102,6 @@ from mmigrate.linux.mm.anon_vma import page_lock_anon_vma_read as page_lock_anon
 from mmigrate.linux.mm.anon_vma import page_unlock_anon_vma_read as page_unlock_anon_vma_read
 from mmigrate.linux.mm.anon_vma import put_anon_vma as put_anon_vma
 from mmigrate.linux.mm.anon_vma import unlink_anon_vmas as unlink_anon_vmas
-
-RmapOne = Callable[[Page, Vma, int, Any], int]
 
 CLUSTER_SIZE: Final = 32 * PAGE_SIZE
 
@@ -144,9 +142,11 @@ def page_address_in_vma(page: Page, vma: Vma) -> int | None:
         anon_vma = page_anon_vma(page)
         if vma.anon_vma is None or anon_vma is None or vma.anon_vma.root is not anon_vma.root:
             return None
-    elif READ_ONCE(page, "mapping") is None or vma.vm_file is None:
-        return None
-    elif vma.vm_file.f_mapping is not page.mapping:
+    elif (
+        READ_ONCE(page, "mapping") is None
+        or vma.vm_file is None
+        or vma.vm_file.f_mapping is not page.mapping
+    ):
         return None
     address = vma.vm_start + ((page_to_pgoff(page) - vma.vm_pgoff) << PAGE_SHIFT)
     return address if vma.vm_start <= address < vma.vm_end else None
@@ -255,33 +255,6 @@ def page_move_anon_rmap(page: Page, vma: Vma, address: int) -> None:
 
 
 # --- walking ---
-
-
-class RmapWalkControl:
-    """What a walk does  (struct rmap_walk_control).
-
-    @rmap_one(page, vma, address, arg): SWAP_AGAIN goes on, anything else ends the walk.
-    @anon_lock: how to get at the anon_vma, locked; by default its lock is slept for.
-    @done(page): whether the walk may end.  @file_nonlinear(page, mapping, arg): what to do
-    with nonlinear areas.  @invalid_vma(vma, arg): areas to pass over.
-    """
-
-    __slots__ = ("anon_lock", "done", "file_nonlinear", "invalid_vma", "rmap_one")
-
-    def __init__(
-        self,
-        rmap_one: RmapOne,
-        *,
-        anon_lock: Callable[[Page], Any] | None = None,
-        done: Callable[[Page], bool] | None = None,
-        file_nonlinear: Callable[[Page, AddressSpace, Any], int] | None = None,
-        invalid_vma: Callable[[Vma, Any], bool] | None = None,
-    ) -> None:
-        self.rmap_one = rmap_one
-        self.anon_lock = anon_lock
-        self.done = done
-        self.file_nonlinear = file_nonlinear
-        self.invalid_vma = invalid_vma
 
 
 def rmap_walk(page: Page, rwc: RmapWalkControl, arg: Any) -> int:
@@ -662,4 +635,3 @@ def page_mkclean(page: Page) -> int:
     cleaned = [0]
     rmap_walk(page, _MKCLEAN, cleaned)
     return cleaned[0]
-

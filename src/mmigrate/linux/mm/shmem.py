@@ -10,7 +10,7 @@ from errno import EEXIST, EINVAL, ENOENT, ENOMEM, ENOSPC
 from typing import Any
 
 from mmigrate.linux.fs.filesystem import Filesystem
-from mmigrate.linux.fs.inode import inode_of
+from mmigrate.linux.fs import inode as inodes
 from mmigrate.linux.include.gfp import GFP_HIGHUSER_MOVABLE
 from mmigrate.linux.include.kernel import Kernel
 from mmigrate.linux.include.mempolicy import Mempolicy
@@ -90,7 +90,7 @@ class ShmemFilesystem(Filesystem):
 
 def shmem_file_setup(kernel: Kernel, name: str, size: int) -> Inode:
     """A new file of @size bytes in shared memory  (mm/shmem.c: shmem_file_setup)."""
-    inode = inode_of(kernel, name, _filesystem(), size)
+    inode = inodes.inode_of(kernel, name, _filesystem(), size)
     inode.policy = mempolicy.mpol_shared_policy_init()
     return inode
 
@@ -218,9 +218,7 @@ def shmem_unuse(kernel: Kernel, entry: int, page: Page) -> int:
         if inode.fs.name != "tmpfs":
             continue
         for index, item in list(inode.i_mapping.page_tree.slots.items()):
-            if item == wanted and not shmem_add_to_page_cache(
-                page, inode.i_mapping, index, wanted
-            ):
+            if item == wanted and not shmem_add_to_page_cache(page, inode.i_mapping, index, wanted):
                 swap_state.delete_from_swap_cache(page)
                 page_writeback.set_page_dirty(page)
                 swapfile.swap_free(entry)

@@ -275,12 +275,7 @@ def _rotate_fn(page: Page, zone: Zone) -> None:
 def rotate_reclaimable_page(page: Page) -> None:
     """Written and clean now: to the end of the inactive list, to be freed next
     (mm/swap.c: rotate_reclaimable_page)."""
-    if (
-        not PageLocked(page)
-        and not PageDirty(page)
-        and not PageUnevictable(page)
-        and PageLRU(page)
-    ):
+    if not PageLocked(page) and not PageDirty(page) and not PageUnevictable(page) and PageLRU(page):
         get_page(page)
         _add(LRU_ROTATE, page, _rotate_fn)
 

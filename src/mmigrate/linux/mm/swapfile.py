@@ -405,4 +405,3 @@ def contents_of(kernel: Kernel, entry: int) -> bytes:
 
 def areas(kernel: Kernel) -> list[SwapArea]:
     return [area for area in _swap(kernel).areas if area is not None]
-

@@ -12,7 +12,8 @@ from enum import Enum, auto
 from errno import EBUSY, EINVAL
 from typing import Any, Final
 
-from mmigrate.linux.include.gfp import GFP_KERNEL, __GFP_FS, __GFP_IO
+from mmigrate.linux.fs import buffer
+from mmigrate.linux.include.gfp import __GFP_FS, __GFP_IO, GFP_KERNEL
 from mmigrate.linux.include.kernel import Kernel
 from mmigrate.linux.include.mm import (
     AOP_WRITEPAGE_ACTIVATE,
@@ -79,7 +80,6 @@ from mmigrate.linux.kernel.page_ref import (
 )
 from mmigrate.linux.kernel.spinlock import spin_lock, spin_unlock
 from mmigrate.linux.lib.list import ListHead, list_add_tail, list_del
-from mmigrate.linux.fs import buffer
 from mmigrate.linux.mm import (
     filemap,
     page_alloc,
@@ -90,7 +90,6 @@ from mmigrate.linux.mm import (
     swapfile,
     util,
 )
-
 
 _FORCED: Final = TTU_UNMAP | TTU_IGNORE_ACCESS
 
@@ -437,4 +436,3 @@ def reclaim_pages(kernel: Kernel, pages: Iterable[Page]) -> int:
             wait_on_page_writeback(page)
         swap.lru_add_drain_all(kernel)
     return freed
-

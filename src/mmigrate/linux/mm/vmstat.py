@@ -91,9 +91,7 @@ def pagetypeinfo_text(kernel: Kernel) -> str:
     for node in kernel.nodes:
         for zone in node.node_zones:
             for migratetype in range(MIGRATE_TYPES):
-                counts = [
-                    sum(1 for _ in area.free_list[migratetype]) for area in zone.free_area
-                ]
+                counts = [sum(1 for _ in area.free_list[migratetype]) for area in zone.free_area]
                 if MIGRATETYPE_NAMES[migratetype] == "Movable":
                     counts[MAX_ORDER - 1] += untouched_blocks(zone)
                 numbers = "".join(f"{count:6d} " for count in counts)

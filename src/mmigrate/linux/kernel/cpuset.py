@@ -1,0 +1,2 @@
+"""TEMPORARY"""
+def cpuset_mems_allowed(task): return task.kernel.node_states_memory
