@@ -45,9 +45,7 @@ from mmigrate.linux.include.mm import (
     PROT_EXEC,
     PROT_READ,
     PROT_WRITE,
-    VM_READ,
     VM_SHARED,
-    VM_WRITE,
 )
 from mmigrate.linux.include.mm_types import File, Inode, Mm, Page, PageTable, Vma
 from mmigrate.linux.include.pgtable import PAGE_SHIFT, PAGE_SIZE, TASK_SIZE, pte_pfn, pte_present

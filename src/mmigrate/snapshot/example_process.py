@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
         child = os.fork()
         if not child:
             os.close(keep_alive)
-            memory.unshare(4)
+            memory.share_only_forked()
             os.write(tell, b"x")
             os.read(alive, 1)  # returns once the parent has closed its end, or is dead
             os._exit(0)
@@ -85,9 +85,13 @@ class Memory:
         _write(self.file_private, every=2)
         _lock(self.locked)
 
-    def unshare(self, every: int) -> None:
-        """Write some of the pages that came with a fork, so that they are copied."""
-        _write(self.forked, every=every)
+    def share_only_forked(self) -> None:
+        """In the child: write some of the pages that are to be shared, unmap all others."""
+        for memory in (self.huge, self.private, self.untouched, self.zeroes, self.shmem):
+            memory.close()
+        for memory in (self.locked, self.file_shared, self.file_private):
+            memory.close()
+        _write(self.forked, every=4)
 
 
 def _write(memory: mmap.mmap, every: int = 1) -> None:

@@ -38,7 +38,7 @@ KPAGEFLAGS: Final = (
     (19, bits.HWPOISON),
     (20, bits.NO_PAGE),
     (21, bits.KSM),
-    (22, bits.THP | bits.HUGE),
+    (22, bits.THP),
     (24, bits.ZERO),
     (32, bits.RESERVED),
     (33, bits.MLOCKED),

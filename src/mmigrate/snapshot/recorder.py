@@ -287,7 +287,7 @@ class _Pages:
         for first, hints in self._stretches(area):
             runs.add(first - reached, 0)
             entries = self._entries(first_page + first, len(hints))
-            if all_huge:
+            if all_huge and not self._can_scan:
                 hints = bytearray(b"\1") * len(hints)
             numbers, present = self._numbers_of(entries, first_page + first, hints, node)
             for number, group in groupby(numbers):
@@ -441,7 +441,7 @@ class _Pages:
             known |= 0 if word else bits.ZERO
         if hint & _HINT_ZERO:
             known |= bits.ZERO
-        if hint & _HINT_HUGE:
+        if hint & _HINT_HUGE or (known & bits.THP and not self._can_scan):
             known |= bits.HUGE
         node = node if 0 <= node < bits.MAX_NODES else -1
         state = PageState(known, node, min(mapcount, bits.MAX_MAPCOUNT))

@@ -34,9 +34,9 @@ EXCLUSIVE: Final = 1 << 3  # mapped once
 SOFT_DIRTY: Final = 1 << 4
 # From pagemap, move_pages or kpageflags, whichever could tell:
 ZERO: Final = 1 << 5  # the shared page of zeroes
-HUGE: Final = 1 << 6  # mapped as, or part of, a page larger than the usual
+HUGE: Final = 1 << 6  # mapped by one entry that covers many pages
 # From kpageflags:
-THP: Final = 1 << 7
+THP: Final = 1 << 7  # part of a compound page, which newer kernels make in all sizes
 HUGETLB: Final = 1 << 8
 LOCKED: Final = 1 << 9  # the page lock, which I/O and migration hold; not mlock
 MLOCKED: Final = 1 << 10
@@ -104,7 +104,7 @@ class PageState(Struct, frozen=True, array_like=True, forbid_unknown_fields=True
 
     @property
     def huge(self) -> bool:
-        return bool(self.bits & (HUGE | THP | HUGETLB))
+        return bool(self.bits & HUGE)
 
     @property
     def file(self) -> bool:

@@ -74,7 +74,7 @@ def scan(pagemap: int, start: int, end: int) -> Iterator[tuple[int, int, int]]:
     """(start, end, PAGE_IS_ bits) of every populated stretch; @pagemap: an open descriptor."""
     wanted = PAGE_IS_PRESENT | PAGE_IS_SWAPPED
     regions = array("Q", bytes(24 * _SCAN_REGIONS))
-    position = start
+    position = told = start
     while position < end:
         argument = bytearray(
             _SCAN_ARGUMENT.pack(
@@ -94,7 +94,11 @@ def scan(pagemap: int, start: int, end: int) -> Iterator[tuple[int, int, int]]:
         )
         found = fcntl.ioctl(pagemap, _PAGEMAP_SCAN, argument)
         for index in range(0, 3 * found, 3):
-            yield regions[index], regions[index + 1], regions[index + 2]
+            # Linux 6.18 tells a stretch again when its own buffer of 512 regions is full.
+            low, high = max(regions[index], told), regions[index + 1]
+            if low < high:
+                yield low, high, regions[index + 2]
+                told = high
         walked = _SCAN_ARGUMENT.unpack(argument)[4]
         if walked <= position:
             return

@@ -1,2 +1,5 @@
 """TEMPORARY"""
-def cpuset_mems_allowed(task): return task.kernel.node_states_memory
+
+
+def cpuset_mems_allowed(task):
+    return task.kernel.node_states_memory

@@ -136,6 +136,76 @@ def page_is_file_cache(page: Page) -> int:
     return 0 if page.flags & PG_swapbacked else 1
 
 
+def lru_flags(page: Page) -> int:
+    """The three flags that say on which list a page belongs."""
+    hook = sched.hook
+    if hook is not None:
+        hook.announce(page, PG_unevictable, READ)
+        hook.announce(page, PG_swapbacked, READ)
+        hook.announce(page, PG_active, READ)
+    return page.flags
+
+
+_COPIED_FIRST = (PG_error, PG_referenced, PG_uptodate)
+_COPIED_LAST = (PG_checked, PG_mappedtodisk)
+_COPIED = PG_error | PG_referenced | PG_uptodate | PG_checked | PG_mappedtodisk
+
+
+def copy_page_flags(newpage: Page, page: Page) -> None:
+    """The flags a migration copies or moves, one by one in the kernel's order where somebody
+    watches: error, referenced, uptodate; active or unevictable, which the old page loses;
+    checked, mappedtodisk."""
+    if sched.hook is not None:
+        for bit in _COPIED_FIRST:
+            _copy_flag(newpage, page, bit)
+        if TestClearPageActive(page):
+            SetPageActive(newpage)
+        elif TestClearPageUnevictable(page):
+            SetPageUnevictable(newpage)
+        for bit in _COPIED_LAST:
+            _copy_flag(newpage, page, bit)
+        return
+    flags = page.flags
+    moved = flags & PG_active or flags & PG_unevictable
+    newpage.flags |= flags & _COPIED | moved
+    page.flags = flags & ~moved
+
+
+def _copy_flag(newpage: Page, page: Page, bit: int) -> None:
+    assert sched.hook is not None
+    sched.hook.announce(page, bit, READ)
+    if page.flags & bit:
+        sched.hook.announce(newpage, bit, WRITE)
+        newpage.flags |= bit
+
+
+def forget_owner(page: Page) -> None:
+    """The old page of a migration is in no swap cache any more and has no private data."""
+    hook = sched.hook
+    if hook is not None:
+        hook.announce(page, PG_swapcache, WRITE)
+        page.flags &= ~PG_swapcache
+        hook.announce(page, PG_private, WRITE)
+        page.flags &= ~PG_private
+        hook.announce(page, "private", WRITE)
+    else:
+        page.flags &= ~(PG_swapcache | PG_private)
+    page.private = 0
+
+
+def page_mapping_of(page: Page) -> object:
+    """The raw `mapping` field, read once."""
+    if sched.hook is not None:
+        sched.hook.announce(page, "mapping", READ)
+    return page.mapping
+
+
+def set_page_mapping(page: Page, mapping: object) -> None:
+    if sched.hook is not None:
+        sched.hook.announce(page, "mapping", WRITE)
+    page.mapping = mapping
+
+
 def PageAnon(page: Page) -> bool:
     if sched.hook is not None:
         sched.hook.announce(page, "mapping", READ)

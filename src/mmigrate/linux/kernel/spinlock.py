@@ -46,7 +46,7 @@ def spin_lock(lock: SpinLock) -> SpinLock:
             BUG("recursive spin_lock", lock)
         sched.block(lock, "owner", WRITE, lock.is_free, lock.name)
     held = task.held
-    if held:
+    if held and (held[-1].cls, lock.cls) not in task.kernel.lock_order:
         note_lock_order(task, lock.cls)
     held.append(lock)
     task.preempt_count += 1
@@ -101,11 +101,11 @@ spin_unlock_irq = spin_unlock
 
 
 def note_lock_order(task: Task, cls: str) -> None:
-    """Remember that @cls is taken while the held locks are; complain about a cycle."""
-    order = task.kernel.lock_order
-    for outer in task.held:
-        if (outer.cls, cls) not in order:
-            _add_edge(task, order, outer, cls)
+    """Remember that @cls is taken inside the lock taken last; complain about a cycle.  What
+    was taken before that one is known to come before it already."""
+    outer = task.held[-1]
+    if (outer.cls, cls) not in task.kernel.lock_order:
+        _add_edge(task, task.kernel.lock_order, outer, cls)
 
 
 def _add_edge(task: Task, order: dict[tuple[str, str], str], outer: Any, cls: str) -> None:

@@ -17,6 +17,7 @@ from mmigrate.linux.kernel.atomic import (
     atomic_inc_not_zero,
 )
 from mmigrate.linux.kernel.bug import BUG, BUG_ON
+from mmigrate.linux.kernel.page_flags import page_mapping_of
 from mmigrate.linux.kernel.page_ref import page_mapped
 from mmigrate.linux.kernel.rcu import rcu_read_lock, rcu_read_unlock
 from mmigrate.linux.kernel.rwsem import (
@@ -213,7 +214,7 @@ def unlink_anon_vmas(vma: Vma) -> None:
 def page_anon_vma(page: Page) -> AnonVma | None:
     """The anon_vma a page names; says nothing of whether that still lives
     (include/linux/rmap.h: page_anon_vma)."""
-    mapping = READ_ONCE(page, "mapping")
+    mapping = page_mapping_of(page)
     return mapping if type(mapping) is AnonVma else None
 
 

@@ -35,6 +35,7 @@ from mmigrate.linux.include.mm import (
     VM_WRITE,
 )
 from mmigrate.linux.include.mm_types import AddressSpace, Mm, Page, PageTable, Vma
+from mmigrate.linux.include.page_flags import PG_locked, PG_writeback
 from mmigrate.linux.include.pgtable import (
     SWP_MIGRATION_READ,
     SWP_MIGRATION_WRITE,
@@ -58,44 +59,31 @@ from mmigrate.linux.include.vmstat import (
     PGMIGRATE_SUCCESS,
 )
 from mmigrate.linux.kernel import sched
-from mmigrate.linux.kernel.atomic import READ_ONCE, WRITE_ONCE
-from mmigrate.linux.kernel.bug import BUG, BUG_ON, VM_BUG_ON_PAGE
+from mmigrate.linux.kernel.atomic import READ_ONCE
+from mmigrate.linux.kernel.bug import BUG
 from mmigrate.linux.kernel.highmem import copy_highpage
 from mmigrate.linux.kernel.page_flags import (
     ClearPagePrivate,
     ClearPageSwapBacked,
-    ClearPageSwapCache,
     PageAnon,
-    PageChecked,
     PageDirty,
-    PageError,
     PageKsm,
-    PageLocked,
-    PageMappedToDisk,
     PagePrivate,
-    PageReferenced,
     PageSwapBacked,
     PageSwapCache,
-    PageUnevictable,
-    PageUptodate,
     PageWriteback,
-    SetPageActive,
-    SetPageChecked,
     SetPageDirty,
-    SetPageError,
-    SetPageMappedToDisk,
     SetPagePrivate,
-    SetPageReferenced,
     SetPageSwapBacked,
     SetPageSwapCache,
-    SetPageUnevictable,
-    SetPageUptodate,
-    TestClearPageActive,
-    TestClearPageUnevictable,
+    copy_page_flags,
+    forget_owner,
     lock_page,
     page_has_private,
     page_is_file_cache,
+    page_mapping_of,
     page_private,
+    set_page_mapping,
     set_page_private,
     trylock_page,
     unlock_page,
@@ -114,8 +102,8 @@ from mmigrate.linux.kernel.pgtable import ptep_get, set_pte_at
 from mmigrate.linux.kernel.rcu import radix_tree_lookup, radix_tree_store
 from mmigrate.linux.kernel.spinlock import spin_lock, spin_unlock
 from mmigrate.linux.lib.list import ListHead, list_del
-from mmigrate.linux.mm.rmap_walk_control import RmapWalkControl
 from mmigrate.linux.mm import filemap, mlock, page_writeback, rmap, swap, util, vmscan
+from mmigrate.linux.mm.rmap_walk_control import RmapWalkControl
 
 # (page, private, result) -> destination or None; result[0] may be set to an object whose
 # `status` will be told how it went.
@@ -152,7 +140,8 @@ def putback_movable_pages(pages: ListHead) -> None:
 
 def make_migration_entry(page: Page, write: bool) -> int:
     """The entry that stands for @page in a page table  (include/linux/swapops.h)."""
-    BUG_ON(not PageLocked(page), "migration entry for an unlocked page", page)
+    if not page.flags & PG_locked:
+        BUG("migration entry for an unlocked page", page)
     return swp_entry(SWP_MIGRATION_WRITE if write else SWP_MIGRATION_READ, page.pfn)
 
 
@@ -160,7 +149,8 @@ def migration_entry_to_page(kernel: Kernel, entry: int) -> Page:
     """The page an entry names; it must be locked, or the entry was left behind
     (include/linux/swapops.h)."""
     page = kernel.page_of(swp_offset(entry))
-    BUG_ON(not PageLocked(page), "a migration entry names an unlocked page", page)
+    if not page.flags & PG_locked:
+        BUG("a migration entry names an unlocked page", page)
     return page
 
 
@@ -311,21 +301,7 @@ def _refuse(page: Page, why: Reason, rc: int = -EAGAIN) -> int:
 def migrate_page_copy(newpage: Page, page: Page) -> None:
     """Contents and flags, in the kernel's order  (mm/migrate.c: migrate_page_copy)."""
     copy_highpage(newpage, page)
-    if PageError(page):
-        SetPageError(newpage)
-    if PageReferenced(page):
-        SetPageReferenced(newpage)
-    if PageUptodate(page):
-        SetPageUptodate(newpage)
-    if TestClearPageActive(page):
-        VM_BUG_ON_PAGE(PageUnevictable(page), page, "active and unevictable")
-        SetPageActive(newpage)
-    elif TestClearPageUnevictable(page):
-        SetPageUnevictable(newpage)
-    if PageChecked(page):
-        SetPageChecked(newpage)
-    if PageMappedToDisk(page):
-        SetPageMappedToDisk(newpage)
+    copy_page_flags(newpage, page)
     if PageDirty(page):
         # Not set_page_dirty: that would tell a filesystem that all buffers are dirty.
         page_writeback.clear_page_dirty_for_io(page)
@@ -335,9 +311,7 @@ def migrate_page_copy(newpage: Page, page: Page) -> None:
             page_writeback.__set_page_dirty_nobuffers(newpage)
     newpage._last_cpupid, page._last_cpupid = page._last_cpupid, -1
     mlock.mlock_migrate_page(newpage, page)
-    ClearPageSwapCache(page)
-    ClearPagePrivate(page)
-    set_page_private(page, 0)
+    forget_owner(page)
     if PageWriteback(newpage):
         page_writeback.end_page_writeback(newpage)
 
@@ -347,7 +321,8 @@ def migrate_page_copy(newpage: Page, page: Page) -> None:
 
 def migrate_page(mapping: AddressSpace | None, newpage: Page, page: Page, mode: MigrateMode) -> int:
     """For pages without private data  (mm/migrate.c: migrate_page)."""
-    BUG_ON(PageWriteback(page), "migrated under writeback", page)
+    if page.flags & PG_writeback:
+        BUG("migrated under writeback", page)
     rc = migrate_page_move_mapping(mapping, newpage, page, None, mode, 0)
     if rc != MIGRATEPAGE_SUCCESS:
         return rc
@@ -444,7 +419,7 @@ def move_to_new_page(newpage: Page, page: Page, page_was_mapped: bool, mode: Mig
     if not trylock_page(newpage):
         BUG("destination page is locked", newpage)
     newpage.index = page.index
-    WRITE_ONCE(newpage, "mapping", READ_ONCE(page, "mapping"))
+    set_page_mapping(newpage, page_mapping_of(page))
     if PageSwapBacked(page):
         SetPageSwapBacked(newpage)
 
@@ -457,11 +432,11 @@ def move_to_new_page(newpage: Page, page: Page, page_was_mapped: bool, mode: Mig
         rc = fallback_migrate_page(mapping, newpage, page, mode)
 
     if rc != MIGRATEPAGE_SUCCESS:
-        WRITE_ONCE(newpage, "mapping", None)
+        set_page_mapping(newpage, None)
     else:
         if page_was_mapped:
             remove_migration_ptes(page, newpage)
-        WRITE_ONCE(page, "mapping", None)
+        set_page_mapping(page, None)
     unlock_page(newpage)
     return rc
 
@@ -499,7 +474,7 @@ def _unmap_and_move_locked(page: Page, newpage: Page, force: bool, mode: Migrate
 
     rc = -EAGAIN
     page_was_mapped = False
-    if READ_ONCE(page, "mapping") is None:
+    if page_mapping_of(page) is None:
         if page_has_private(page):
             buffer.try_to_free_buffers(page)  # a truncated orphan; free, not moved
             return _refuse(page, Reason.TRUNCATED)

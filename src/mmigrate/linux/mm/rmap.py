@@ -26,6 +26,7 @@ from mmigrate.linux.include.mm import (
     VM_STACK_INCOMPLETE_SETUP,
 )
 from mmigrate.linux.include.mm_types import AddressSpace, Mm, Page, PageTable, Vma
+from mmigrate.linux.include.page_flags import PG_locked
 from mmigrate.linux.include.pgtable import (
     PAGE_SHIFT,
     PAGE_SIZE,
@@ -52,7 +53,7 @@ from mmigrate.linux.include.vmstat import (
     NR_ANON_PAGES,
     NR_FILE_MAPPED,
 )
-from mmigrate.linux.kernel.atomic import READ_ONCE, WRITE_ONCE
+from mmigrate.linux.kernel.atomic import READ_ONCE
 from mmigrate.linux.kernel.bug import BUG, BUG_ON, VM_BUG_ON_PAGE
 from mmigrate.linux.kernel.page_flags import (
     PageAnon,
@@ -62,7 +63,9 @@ from mmigrate.linux.kernel.page_flags import (
     PageMlocked,
     PageSwapCache,
     SetPageSwapBacked,
+    page_mapping_of,
     page_private,
+    set_page_mapping,
     trylock_page,
     unlock_page,
 )
@@ -86,7 +89,6 @@ from mmigrate.linux.mm import (
     swapfile,
     util,
 )
-from mmigrate.linux.mm.rmap_walk_control import RmapWalkControl
 from mmigrate.linux.mm.anon_vma import anon_vma_clone as anon_vma_clone
 from mmigrate.linux.mm.anon_vma import anon_vma_fork as anon_vma_fork
 from mmigrate.linux.mm.anon_vma import anon_vma_lock_read as anon_vma_lock_read
@@ -102,6 +104,7 @@ from mmigrate.linux.mm.anon_vma import page_lock_anon_vma_read as page_lock_anon
 from mmigrate.linux.mm.anon_vma import page_unlock_anon_vma_read as page_unlock_anon_vma_read
 from mmigrate.linux.mm.anon_vma import put_anon_vma as put_anon_vma
 from mmigrate.linux.mm.anon_vma import unlink_anon_vmas as unlink_anon_vmas
+from mmigrate.linux.mm.rmap_walk_control import RmapWalkControl
 
 CLUSTER_SIZE: Final = 32 * PAGE_SIZE
 
@@ -143,7 +146,7 @@ def page_address_in_vma(page: Page, vma: Vma) -> int | None:
         if vma.anon_vma is None or anon_vma is None or vma.anon_vma.root is not anon_vma.root:
             return None
     elif (
-        READ_ONCE(page, "mapping") is None
+        page_mapping_of(page) is None
         or vma.vm_file is None
         or vma.vm_file.f_mapping is not page.mapping
     ):
@@ -191,7 +194,8 @@ def do_page_add_anon_rmap(page: Page, vma: Vma, address: int, exclusive: bool) -
         page.zone.vm_stat[NR_ANON_PAGES] += 1
     if PageKsm(page):
         return
-    VM_BUG_ON_PAGE(not PageLocked(page), page, "page_add_anon_rmap of an unlocked page")
+    if not page.flags & PG_locked:
+        BUG("page_add_anon_rmap of an unlocked page", page)
     if first:
         _page_set_anon_rmap(page, vma, address, exclusive)
     else:
@@ -211,7 +215,7 @@ def _page_set_anon_rmap(page: Page, vma: Vma, address: int, exclusive: bool) -> 
         return
     anon_vma = owning_anon_vma(vma)
     # A page that others may share belongs to the root, which outlives all of them.
-    WRITE_ONCE(page, "mapping", anon_vma if exclusive else anon_vma.root)
+    set_page_mapping(page, anon_vma if exclusive else anon_vma.root)
     page.index = linear_page_index(vma, address)
 
 
@@ -251,7 +255,7 @@ def page_move_anon_rmap(page: Page, vma: Vma, address: int) -> None:
     (mm/rmap.c: page_move_anon_rmap)."""
     VM_BUG_ON_PAGE(not PageLocked(page), page, "page_move_anon_rmap of an unlocked page")
     VM_BUG_ON_PAGE(page.index != linear_page_index(vma, address), page, "at a wrong offset")
-    WRITE_ONCE(page, "mapping", owning_anon_vma(vma))
+    set_page_mapping(page, owning_anon_vma(vma))
 
 
 # --- walking ---
@@ -296,7 +300,7 @@ def _rmap_walk_anon(page: Page, rwc: RmapWalkControl, arg: Any) -> int:
 def _rmap_walk_file(page: Page, rwc: RmapWalkControl, arg: Any) -> int:
     """mm/rmap.c: rmap_walk_file.  The page lock keeps the mapping alive."""
     VM_BUG_ON_PAGE(not PageLocked(page), page, "rmap_walk of an unlocked file page")
-    mapping = READ_ONCE(page, "mapping")
+    mapping = page_mapping_of(page)
     if mapping is None:
         return SWAP_AGAIN
     pgoff = page_to_pgoff(page)
@@ -330,7 +334,8 @@ def is_vma_temporary_stack(vma: Vma) -> bool:
 def try_to_unmap(page: Page, flags: int) -> int:
     """Take away every pte of a locked page.  A SWAP_* value: SUCCESS if none is left
     (mm/rmap.c: try_to_unmap)."""
-    VM_BUG_ON_PAGE(not PageLocked(page), page, "try_to_unmap of an unlocked page")
+    if not page.flags & PG_locked:
+        BUG("try_to_unmap of an unlocked page", page)
     # exec moves such a stack while ptes and addresses disagree; an entry left in it
     # could not be found again.
     skips_stacks = flags & TTU_MIGRATION and PageAnon(page) and not PageKsm(page)
@@ -583,7 +588,7 @@ def page_referenced(page: Page, is_locked: bool, memcg: Any = None) -> tuple[int
     """By how many ptes the page was used since the last call, and the flags of those areas
     (mm/rmap.c: page_referenced).  0 if an unlocked file page's lock cannot be had: C
     then counts one reference, and so does this."""
-    if not page_mapped(page) or READ_ONCE(page, "mapping") is None:
+    if not page_mapped(page) or page_mapping_of(page) is None:
         return 0, 0
     we_locked = False
     if not is_locked and (not PageAnon(page) or PageKsm(page)):

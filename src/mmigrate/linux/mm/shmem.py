@@ -9,8 +9,8 @@ from __future__ import annotations
 from errno import EEXIST, EINVAL, ENOENT, ENOMEM, ENOSPC
 from typing import Any
 
-from mmigrate.linux.fs.filesystem import Filesystem
 from mmigrate.linux.fs import inode as inodes
+from mmigrate.linux.fs.filesystem import Filesystem
 from mmigrate.linux.include.gfp import GFP_HIGHUSER_MOVABLE
 from mmigrate.linux.include.kernel import Kernel
 from mmigrate.linux.include.mempolicy import Mempolicy

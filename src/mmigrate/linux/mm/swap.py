@@ -13,7 +13,14 @@ from mmigrate.linux.include.kernel import Kernel
 from mmigrate.linux.include.mm import PAGEVEC_SIZE, VM_LOCKED, VM_SPECIAL
 from mmigrate.linux.include.mm_types import Page, Vma
 from mmigrate.linux.include.mmzone import Zone
-from mmigrate.linux.include.page_flags import PG_active, PG_head, PG_tail, PG_unevictable
+from mmigrate.linux.include.page_flags import (
+    PG_active,
+    PG_head,
+    PG_lru,
+    PG_swapbacked,
+    PG_tail,
+    PG_unevictable,
+)
 from mmigrate.linux.include.sched import Cpu
 from mmigrate.linux.include.vmstat import (
     LRU_ACTIVE_ANON,
@@ -28,7 +35,7 @@ from mmigrate.linux.include.vmstat import (
     UNEVICTABLE_PGMLOCKED,
 )
 from mmigrate.linux.kernel import sched
-from mmigrate.linux.kernel.bug import VM_BUG_ON_PAGE
+from mmigrate.linux.kernel.bug import BUG
 from mmigrate.linux.kernel.page_flags import (
     ClearPageActive,
     ClearPageLRU,
@@ -38,7 +45,6 @@ from mmigrate.linux.kernel.page_flags import (
     PageLocked,
     PageLRU,
     PageReferenced,
-    PageSwapBacked,
     PageUnevictable,
     PageWriteback,
     SetPageActive,
@@ -47,6 +53,7 @@ from mmigrate.linux.kernel.page_flags import (
     SetPageReferenced,
     SetPageUnevictable,
     TestSetPageMlocked,
+    lru_flags,
 )
 from mmigrate.linux.kernel.page_ref import (
     get_page,
@@ -71,10 +78,11 @@ _LIST_FLAGS: Final = PG_active | PG_unevictable
 
 def page_lru(page: Page) -> int:
     """Which list a page belongs on  (include/linux/mm_inline.h: page_lru)."""
-    if PageUnevictable(page):
+    flags = lru_flags(page)
+    if flags & PG_unevictable:
         return LRU_UNEVICTABLE
-    lru = LRU_INACTIVE_ANON if PageSwapBacked(page) else LRU_INACTIVE_FILE
-    return lru + LRU_ACTIVE_ANON if PageActive(page) else lru
+    lru = LRU_INACTIVE_ANON if flags & PG_swapbacked else LRU_INACTIVE_FILE
+    return lru + LRU_ACTIVE_ANON if flags & PG_active else lru
 
 
 def add_page_to_lru_list(page: Page, zone: Zone, lru: int) -> None:
@@ -105,7 +113,8 @@ def _free_page(page: Page) -> None:
     if PageLRU(page):
         zone = page.zone
         with spin_lock(zone.lru_lock):
-            VM_BUG_ON_PAGE(not PageLRU(page), page, "left the LRU while it was freed")
+            if not page.flags & PG_lru:
+                BUG("left the LRU while it was freed", page)
             ClearPageLRU(page)
             del_page_from_lru_list(page, zone, _page_off_lru(page))
     if page.flags & (PG_head | PG_tail):
@@ -137,7 +146,8 @@ def release_pages(pages: list[Page], cold: bool = False) -> None:
                     spin_unlock(locked.lru_lock)
                 locked = zone
                 spin_lock(zone.lru_lock)
-            VM_BUG_ON_PAGE(not PageLRU(page), page, "left the LRU while it was freed")
+            if not page.flags & PG_lru:
+                BUG("left the LRU while it was freed", page)
             ClearPageLRU(page)
             del_page_from_lru_list(page, zone, _page_off_lru(page))
         ClearPageActive(page)
@@ -181,10 +191,12 @@ def _drain(cpu: Cpu, name: str, move: Callable[[Page, Zone], None]) -> None:
 
 def _lru_add_fn(page: Page, zone: Zone) -> None:
     """mm/swap.c: __pagevec_lru_add_fn."""
-    VM_BUG_ON_PAGE(PageLRU(page), page, "added to the LRU twice")
+    if page.flags & PG_lru:
+        BUG("added to the LRU twice", page)
     lru = page_lru(page)
     SetPageLRU(page)
-    add_page_to_lru_list(page, zone, lru)
+    list_add(page, zone.lruvec.lists[lru])
+    zone.vm_stat[NR_LRU_BASE + lru] += 1
 
 
 def lru_cache_add(page: Page) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mmigrate.linux.include.mm_types import AddressSpace, Page
-from mmigrate.linux.kernel.atomic import READ_ONCE
-from mmigrate.linux.kernel.page_flags import PageSwapCache, page_private
+from mmigrate.linux.kernel.page_flags import PageSwapCache, page_mapping_of, page_private
 from mmigrate.linux.mm import swap_state
 
 
@@ -16,5 +15,5 @@ def page_mapping(page: Page) -> AddressSpace | None:
     if PageSwapCache(page):
         entry: Any = page_private(page)
         return swap_state.swap_address_space(page.zone.kernel, entry)
-    mapping = READ_ONCE(page, "mapping")
+    mapping = page_mapping_of(page)
     return mapping if type(mapping) is AddressSpace else None

@@ -33,7 +33,7 @@ from mmigrate.linux.include.mm import (
     VM_LOCKED,
 )
 from mmigrate.linux.include.mm_types import AddressSpace, Page
-from mmigrate.linux.include.page_flags import PG_locked
+from mmigrate.linux.include.page_flags import PG_locked, PG_lru
 from mmigrate.linux.include.vmstat import (
     NR_ISOLATED_ANON,
     NR_VMSCAN_IMMEDIATE,
@@ -43,7 +43,7 @@ from mmigrate.linux.include.vmstat import (
     UNEVICTABLE_PGRESCUED,
 )
 from mmigrate.linux.kernel import sched
-from mmigrate.linux.kernel.bug import VM_BUG_ON_PAGE
+from mmigrate.linux.kernel.bug import BUG, VM_BUG_ON_PAGE
 from mmigrate.linux.kernel.page_flags import (
     ClearPageActive,
     ClearPageLRU,
@@ -150,7 +150,8 @@ def page_evictable(page: Page) -> bool:
 def putback_lru_page(page: Page) -> None:
     """Put an isolated page back on the list where it belongs now, and drop the reference
     of the isolation  (mm/vmscan.c: putback_lru_page)."""
-    VM_BUG_ON_PAGE(PageLRU(page), page, "put back while on the LRU")
+    if page.flags & PG_lru:
+        BUG("put back while on the LRU", page)
     was_unevictable = PageUnevictable(page)
     while True:
         ClearPageUnevictable(page)
