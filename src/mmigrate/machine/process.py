@@ -66,6 +66,7 @@ from mmigrate.linux.mm import (
     mmap,
     mprotect,
     mremap,
+    policy_syscalls,
     swap,
 )
 from mmigrate.linux.mm.move_pages import sys_move_pages
@@ -280,6 +281,7 @@ class Process:
             answer = mincore.sys_mincore(task, start, size)
         if isinstance(answer, int):
             checked(answer)
+            raise AssertionError("mincore gives bytes or an error")
         return [bool(value) for value in answer]
 
     # --- life ---
@@ -414,14 +416,14 @@ class Process:
         flags |= (MPOL_MF_MOVE if move else 0) | (MPOL_MF_MOVE_ALL if move_all else 0)
         flags |= MPOL_MF_STRICT if strict else 0
         mask, bits = _mask(nodes, maxnode)
-        self._call(mempolicy.sys_mbind, start, size, _mode(mode), mask, bits, flags)
+        self._call(policy_syscalls.sys_mbind, start, size, _mode(mode), mask, bits, flags)
 
     def set_mempolicy(
         self, mode: int | str, nodes: Collection[int] = (), *, maxnode: int | None = None
     ) -> None:
         mask, bits = _mask(nodes, maxnode)
         with self.running() as task:
-            checked(mempolicy.sys_set_mempolicy(task, _mode(mode), mask, bits))
+            checked(policy_syscalls.sys_set_mempolicy(task, _mode(mode), mask, bits))
             self.task.mempolicy = task.mempolicy
             self.task.il_next = task.il_next
 
@@ -430,7 +432,7 @@ class Process:
     ) -> tuple[int, tuple[int, ...]]:
         """(policy with its mode flags, nodes)."""
         with self.running() as task:
-            answer = mempolicy.sys_get_mempolicy(task, maxnode or 1024, address, flags)
+            answer = policy_syscalls.sys_get_mempolicy(task, maxnode or 1024, address, flags)
         if isinstance(answer, int):
             checked(answer)
             raise AssertionError("sys_get_mempolicy gives a pair or an error")
@@ -482,7 +484,7 @@ class Process:
         old, bits = _mask(from_, maxnode)
         new, more_bits = _mask(to, maxnode)
         pid = 0 if process is None or process is self else process.pid
-        return self._call(mempolicy.sys_migrate_pages, pid, max(bits, more_bits), old, new)
+        return self._call(policy_syscalls.sys_migrate_pages, pid, max(bits, more_bits), old, new)
 
     def pin(self, where: Where, *, length: int | None = None, write: bool = True) -> Pin:
         """References on the pages, as get_user_pages takes them for I/O; faults them in."""

@@ -36,7 +36,10 @@ def main(arguments: list[str] | None = None) -> None:
     if size < MiB(1):
         parser.error("--size is in MiB and at least 1")
     with tempfile.TemporaryFile() as file:
-        memory = Memory(size, file)
+        try:
+            memory = Memory(size, file)
+        except OSError as error:
+            parser.exit(3, f"there is no room for {size >> 20} MiB: {error.strerror}\n")
         alive, keep_alive = os.pipe()
         told, tell = os.pipe()
         child = os.fork()
@@ -51,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
             os.read(told, 1)
             print("READY", os.getpid(), flush=True)
             with contextlib.suppress(KeyboardInterrupt):
-                while sys.stdin.buffer.read1():
+                while os.read(sys.stdin.fileno(), 4096):
                     pass
         finally:
             os.close(keep_alive)
@@ -59,18 +62,18 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 class Memory:
-    """Half of the size private and written, the rest in eighths and less of other kinds."""
+    """About @size bytes in all, a few eighths of each kind."""
 
     def __init__(self, size: int, file: IO[bytes]) -> None:
         eighth = _whole_pages(size // 8)
-        self.huge = mmap.mmap(-1, max(eighth, _PAGE), flags=_ANONYMOUS)
+        self.huge = mmap.mmap(-1, eighth, flags=_ANONYMOUS)
         if eighth >= 2 * _HUGE:
             with contextlib.suppress(OSError):  # a kernel may have no huge pages
                 self.huge.madvise(mmap.MADV_HUGEPAGE)
-        self.private = mmap.mmap(-1, 2 * eighth, flags=_ANONYMOUS)
+        self.private = mmap.mmap(-1, _whole_pages(eighth * 3 // 2), flags=_ANONYMOUS)
         self.forked = mmap.mmap(-1, eighth, flags=_ANONYMOUS)
         self.untouched = mmap.mmap(-1, eighth, flags=_ANONYMOUS)
-        self.zeroes = mmap.mmap(-1, eighth // 2 // _PAGE * _PAGE or _PAGE, flags=_ANONYMOUS)
+        self.zeroes = mmap.mmap(-1, _whole_pages(eighth // 2), flags=_ANONYMOUS)
         self.shmem = mmap.mmap(-1, eighth)
         self.locked = mmap.mmap(-1, _lockable(eighth // 4), flags=_ANONYMOUS)
         os.posix_fallocate(file.fileno(), 0, eighth)

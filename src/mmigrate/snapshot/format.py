@@ -28,8 +28,8 @@ MAGIC: Final = b"MMIGSNAP"
 VERSION: Final = 1
 # magic, version, bytes of the payload, bytes when decompressed, SHA-256 of the payload
 HEADER: Final = struct.Struct("<8sHQQ32s")
-MAX_PAYLOAD: Final = 256 << 20
-MAX_DECOMPRESSED: Final = 512 << 20
+MAX_DECOMPRESSED: Final = 256 << 20
+MAX_PAYLOAD: Final = MAX_DECOMPRESSED + (1 << 20)  # noise grows a little in compression
 
 _decoder = msgspec.msgpack.Decoder(Snapshot)
 _encoder = msgspec.msgpack.Encoder()
@@ -78,7 +78,7 @@ def check_target(path: str | os.PathLike[str]) -> Path:
 
 
 def read(path: str | os.PathLike[str]) -> Snapshot:
-    """Read a snapshot.  Raises SnapshotError: one sentence that names the file and what is wrong."""
+    """Read a snapshot.  Raises SnapshotError: a sentence with the file and what is wrong."""
     try:
         return loads(_read_bytes(path))
     except SnapshotError as error:
@@ -86,7 +86,8 @@ def read(path: str | os.PathLike[str]) -> Snapshot:
 
 
 def dumps(snapshot: Snapshot) -> bytes:
-    """The bytes of the file."""
+    """The bytes of the file.  Raises SnapshotError if no reader would take them."""
+    snapshot.validate()
     raw = _encoder.encode(snapshot)
     if len(raw) > MAX_DECOMPRESSED:
         raise SnapshotError(

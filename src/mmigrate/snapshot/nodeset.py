@@ -1,14 +1,15 @@
-"""Sets of nodes as people and the kernel write them: numactl's `0,2-3`, and policies' `bind:0-1`."""
+"""Sets of nodes as people and the kernel write them: `0,2-3`, `!0`, `bind:0-1`."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from mmigrate.errors import UsageError
 
-_MAX_NUMBER = 1 << 16  # more CPUs than any kernel has; keeps a hostile range short
+MAX_CPUS: Final = 1 << 13  # as many as a kernel can be built for
+MAX_NODES: Final = 1 << 10
 _PART = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?\Z", re.ASCII)
 
 
@@ -38,7 +39,7 @@ def parse_nodes(
         chosen = usable
     else:
         try:
-            chosen = parse_list(rest)
+            chosen = parse_list(rest, MAX_NODES)
         except ValueError:
             chosen = ()
         if not chosen:
@@ -57,8 +58,8 @@ def parse_nodes(
     return tuple(sorted(set(chosen)))
 
 
-def parse_list(text: str) -> tuple[int, ...]:
-    """The numbers of a kernel list such as "0-3,7"; none for "".  Raises ValueError."""
+def parse_list(text: str, limit: int = MAX_CPUS) -> tuple[int, ...]:
+    """The numbers, below @limit, of a list such as "0-3,7"; none for "".  Raises ValueError."""
     numbers: list[int] = []
     for part in text.split(",") if text else ():
         match = _PART.match(part)
@@ -66,19 +67,19 @@ def parse_list(text: str) -> tuple[int, ...]:
             raise ValueError(f"'{_shown(part)}' is not a number or a range")
         first = int(match[1])
         last = int(match[2]) if match[2] is not None else first
-        if not first <= last < _MAX_NUMBER or len(numbers) > _MAX_NUMBER:
+        if not first <= last < limit or len(numbers) > limit:
             raise ValueError(f"'{_shown(part)}' is not a range")
         numbers.extend(range(first, last + 1))
     return tuple(numbers)
 
 
 def parse_policy(text: str) -> Policy:
-    """A policy as numa_maps shows it, such as "default" or "bind=static:0-1".  Raises ValueError."""
+    """A policy as numa_maps shows it, such as "bind=static:0-1".  Raises ValueError."""
     head, _, nodes = text.partition(":")
     mode, _, flags = head.partition("=")
     if not re.fullmatch(r"[a-z][a-z ()_-]*", mode, re.ASCII):
         raise ValueError(f"'{_shown(text)}' is not a policy")
-    return Policy(mode, flags, parse_list(nodes))
+    return Policy(mode, flags, parse_list(nodes, MAX_NODES))
 
 
 def describe(nodes: Sequence[int]) -> str:

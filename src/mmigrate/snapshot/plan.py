@@ -7,24 +7,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from mmigrate.api import Reason
-from mmigrate.linux.include.mm import VM_HUGETLB, VM_IO, VM_PFNMAP
-from mmigrate.linux.include.mm_types import Vma
+from mmigrate.linux.include.mm_types import Page
 from mmigrate.linux.include.pgtable import pte_pfn, pte_present
-from mmigrate.linux.kernel.page_ref import page_mapcount
-from mmigrate.linux.mm.mempolicy import vma_migratable
 from mmigrate.machine.process import Process, peek_pte
-from mmigrate.snapshot.rebuild import Rebuilt
+from mmigrate.snapshot.rebuild import Area, Rebuilt
 
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass
 class AreaPlan:
-    """One mapping.  @pages: those on the source nodes before the move."""
+    """One area.  @pages: those on the source nodes before the move."""
 
-    start: int
-    end: int
-    name: str
+    area: Area
     pages: int = 0
     moved: int = 0
     reasons: Counter[Reason] = field(default_factory=Counter)
@@ -36,11 +31,18 @@ class AreaPlan:
 
 @dataclass
 class Plan:
-    """The whole process.  @elsewhere: pages that were on none of the source nodes."""
+    """The whole process.
+
+    @elsewhere: pages that were on none of the source nodes.  @left: what migrate_pages(2)
+    returned.  @placement: pages by node, before and after.
+    """
 
     areas: list[AreaPlan]
     elsewhere: int
-    left: int  # what migrate_pages(2) returned
+    left: int
+    before: dict[int, int]
+    after: dict[int, int]
+    notes: list[str]
 
     @property
     def pages(self) -> int:
@@ -63,70 +65,77 @@ class Plan:
 
 
 def plan_migration(
-    rebuilt: Rebuilt, from_: Sequence[int], to: Sequence[int], *, progress: Progress | None = None
+    rebuilt: Rebuilt,
+    sources: Sequence[int],
+    targets: Sequence[int],
+    *,
+    progress: Progress | None = None,
 ) -> Plan:
-    """Migrate the rebuilt process from nodes to nodes and say what became of every page.
+    """Migrate the rebuilt process from nodes to nodes, and say what became of every page.
 
     Raises OSError: migrate_pages(2) itself failed, for example with EINVAL.
     """
     process = rebuilt.process
     before = _placement(process)
+    moving = sum(1 for _, page in before if page.zone.nid in sources)
+    counts_before = dict(sorted(Counter(page.zone.nid for _, page in before).items()))
+    where = {address: (page, page.zone.nid) for address, page in before}
     if progress is not None:
-        progress("migrating", 0, len(before))
-    left = process.migrate_pages(from_, to)
+        progress("migrating", 0, moving)
+    left = process.migrate_pages(sources, targets)
     if progress is not None:
-        progress("migrating", len(before), len(before))
-    sources = set(from_)
-    areas: list[AreaPlan] = []
+        progress("migrating", moving, moving)
+
+    wanted = set(sources)
+    areas = []
     elsewhere = 0
+    for area in rebuilt.areas:
+        planned = AreaPlan(area)
+        unmodelled = rebuilt.unmodelled.get(area.start, 0)
+        if unmodelled:
+            planned.pages = unmodelled
+            hugetlb = area.kind == "hugetlb"
+            reason = Reason.HUGETLB_UNSUPPORTED if hugetlb else Reason.NOT_MIGRATABLE
+            planned.reasons[reason] = unmodelled
+        areas.append(planned)
     position = 0
-    for vma in process.mm.mmap:
-        area = AreaPlan(vma.vm_start, vma.vm_end, rebuilt.name_of(vma))
-        while position < len(before) and before[position][0] < vma.vm_end:
-            address, node, pfn = before[position]
+    for address, (page, node) in where.items():
+        while areas[position].area.end <= address:
             position += 1
-            if node not in sources:
-                elsewhere += 1
-                continue
-            area.pages += 1
-            reason = _why_it_stayed(process, vma, address, pfn)
-            if reason is None:
-                area.moved += 1
-            else:
-                area.reasons[reason] += 1
-        areas.append(area)
-    return Plan(areas, elsewhere, left)
+        planned = areas[position]
+        if node not in wanted:
+            elsewhere += 1
+            continue
+        planned.pages += 1
+        reason_stayed = _why_it_stayed(process, address, page)
+        if reason_stayed is None:
+            planned.moved += 1
+        else:
+            planned.reasons[reason_stayed] += 1
+    counts_after = dict(sorted(Counter(page.zone.nid for _, page in _placement(process)).items()))
+    return Plan(areas, elsewhere, left, counts_before, counts_after, rebuilt.notes)
 
 
-def _placement(process: Process) -> list[tuple[int, int, int]]:
-    """(address, node, pfn) of every present page, the zero page apart."""
+def _placement(process: Process) -> list[tuple[int, Page]]:
+    """(address, page) of every present page, the zero page apart."""
     kernel = process.mm.kernel
-    zero = kernel.zero_page
+    zero = kernel.zero_page.pfn
     found = []
     for vma in process.mm.mmap:
         for address in range(vma.vm_start, vma.vm_end, 4096):
             pte = peek_pte(process.mm, address)
-            if pte_present(pte):
-                page = kernel.page_of(pte_pfn(pte))
-                if page is not zero:
-                    found.append((address, page.zone.nid, page.pfn))
+            if pte_present(pte) and pte_pfn(pte) != zero:
+                found.append((address, kernel.page_of(pte_pfn(pte))))
     return found
 
 
-def _why_it_stayed(process: Process, vma: Vma, address: int, pfn: int) -> Reason | None:
-    """None if another frame is there now."""
-    kernel = process.mm.kernel
+def _why_it_stayed(process: Process, address: int, page: Page) -> Reason | None:
+    """None if another frame is there now, or none (a page of the swap cache moved, and is
+    found again by a fault)."""
     pte = peek_pte(process.mm, address)
-    if not pte_present(pte):
-        # A page that was in the swap cache moved, and is found again by a fault.
+    if not pte_present(pte) or pte_pfn(pte) != page.pfn:
         return None
-    if pte_pfn(pte) != pfn:
-        return None
-    if vma.vm_flags & VM_HUGETLB:
-        return Reason.HUGETLB_UNSUPPORTED
-    if vma.vm_flags & (VM_IO | VM_PFNMAP) or not vma_migratable(vma):
-        return Reason.NOT_MIGRATABLE
-    page = kernel.page_of(pfn)
-    if pfn in kernel.reasons:
-        return kernel.reasons[pfn]
-    return Reason.SHARED if page_mapcount(page) > 1 else Reason.UNKNOWN
+    kernel = process.mm.kernel
+    if page.pfn in kernel.reasons:
+        return kernel.reasons[page.pfn]
+    return Reason.SHARED if page._mapcount > 0 else Reason.UNKNOWN

@@ -22,7 +22,7 @@ from typing import Final
 from mmigrate.errors import EnvironmentLacks, UsageError
 from mmigrate.snapshot import procfs, syscalls
 from mmigrate.snapshot import snapshot as bits
-from mmigrate.snapshot.nodeset import parse_policy
+from mmigrate.snapshot.nodeset import MAX_NODES, parse_policy
 from mmigrate.snapshot.procfs import PM_FRAME, PM_PRESENT, PM_SWAP, AreaText, PolicyText, printable
 from mmigrate.snapshot.snapshot import (
     EMPTY,
@@ -102,7 +102,7 @@ def record(pid: int, *, progress: Progress | None = None) -> Snapshot:
 def machine_nodes() -> list[NodeRecord]:
     """The nodes of this computer; a kernel without NUMA has one."""
     numbers = procfs.parse_number_list(_text_or_empty(_NODES / "online")) or (0,)
-    numbers = tuple(number for number in numbers if number < bits.MAX_NODES)
+    numbers = tuple(number for number in numbers if number < MAX_NODES)
     found = []
     for number in numbers:
         folder = _NODES / f"node{number}"
@@ -242,6 +242,7 @@ class _Pages:
         self._numbers: dict[PageState, int] = {EMPTY: 0}
         # From what the kernel said of a page, in its own bits, to the number of its state.
         self._seen: dict[tuple[int, int, int, int, int], int] = {}
+        self._nodes = tuple(record.number for record in nodes)
         self._only_node = nodes[0].number if len(nodes) == 1 else -1
         self._pagemap = self._kpageflags = self._kpagecount = -1
         self._can_ask_nodes = self._can_scan = True
@@ -360,19 +361,21 @@ class _Pages:
     # Which stretches of an area to look at: (first page, a byte of hints for each page).
     def _stretches(self, area: AreaText) -> Iterator[tuple[int, bytearray]]:
         pages = (area.end - area.start) // self.page_size
+        reached = 0
         if self._can_scan:
             try:
-                yield from self._scanned(area)
+                for first, hints in self._scanned(area):
+                    yield first, hints
+                    reached = first + len(hints)
                 return
             except OSError as error:
                 if error.errno == ESRCH:
                     raise self.process.why_not(error) from None
-                # The first area of all tells: the kernel knows the call or does not.
-                self._can_scan = False
+                self._can_scan = False  # the kernel is older than the call
         if pages > _VAST and "Rss" in area.sizes and not area.size("Rss") + area.size("Swap"):
             self._skipped += 1
             return
-        for first in range(0, pages, _STRETCH):
+        for first in range(reached, pages, _STRETCH):
             yield first, bytearray(min(_STRETCH, pages - first))
 
     def _scanned(self, area: AreaText) -> Iterator[tuple[int, bytearray]]:
@@ -443,7 +446,7 @@ class _Pages:
             known |= bits.ZERO
         if hint & _HINT_HUGE or (known & bits.THP and not self._can_scan):
             known |= bits.HUGE
-        node = node if 0 <= node < bits.MAX_NODES else -1
+        node = node if node in self._nodes else -1
         state = PageState(known, node, min(mapcount, bits.MAX_MAPCOUNT))
         if len(self.states) >= bits.MAX_STATES - 1000:
             # Only hostile or absurd variety comes here: keep to what matters most.

@@ -23,7 +23,7 @@ from typing import Annotated, Final
 from msgspec import Meta, Struct
 
 from mmigrate.errors import SnapshotError
-from mmigrate.snapshot.nodeset import parse_list, parse_policy
+from mmigrate.snapshot.nodeset import MAX_NODES, parse_list, parse_policy
 
 # Bits of PageState.bits.  Positions are part of the file format: only ever add.
 # From pagemap:
@@ -56,12 +56,13 @@ RESERVED: Final = 1 << 23
 NO_PAGE: Final = 1 << 24  # a frame without a page behind it: device memory
 ALL_BITS: Final = (1 << 25) - 1
 
-MAX_NODES: Final = 1024
 MAX_MAPCOUNT: Final = 255  # means "255 or more"
 MAX_NAME: Final = 4096
 MAX_STATES: Final = 60_000  # an index is 16 bits wide
 MAX_RUN: Final = 0xFFFF_FFFF
 MAX_PAGES: Final = 1 << 52
+MAX_AREAS: Final = 1 << 20
+MAX_POLICIES: Final = 10_000
 
 # What `Snapshot.known` may say.
 KNOWN: Final = (
@@ -252,9 +253,9 @@ class Snapshot(Struct, forbid_unknown_fields=True):
     nodes: Annotated[list[NodeRecord], Meta(max_length=MAX_NODES)]
     known: Annotated[list[Word], Meta(max_length=len(KNOWN))]
     missing: Annotated[list[Name], Meta(max_length=1000)]
-    files: list[FileRecord]
+    files: Annotated[list[FileRecord], Meta(max_length=MAX_AREAS)]
     states: Annotated[list[PageState], Meta(min_length=1, max_length=MAX_STATES)]
-    vmas: list[VmaRecord]
+    vmas: Annotated[list[VmaRecord], Meta(max_length=MAX_AREAS)]
 
     def runs(self, vma: VmaRecord) -> Iterator[tuple[int, int, PageState]]:
         """(index of the first page in the area, number of pages, their state), gapless.
@@ -312,12 +313,16 @@ class Snapshot(Struct, forbid_unknown_fields=True):
         numbers = self.node_numbers()
         _require(list(numbers) == sorted(set(numbers)), "its nodes are not in order")
         _require(len(numbers) > 0, "it has no nodes")
+        _require(len(self.vmas) <= MAX_AREAS, f"it has {len(self.vmas)} areas, and {MAX_AREAS} fit")
         for node in self.nodes:
             _require(
                 len(node.distances) == len(numbers),
                 f"node {node.number} has {len(node.distances)} distances for {len(numbers)} nodes",
             )
         _require(self.states[0] == EMPTY, "its first page state is not the empty one")
+        anywhere = {-1, *numbers}
+        for state in self.states:
+            _require(state.node in anywhere, f"it has pages on node {state.node}, not listed")
         _require(len(set(self.known)) == len(self.known), "it says twice what it knows")
         for word in self.known:
             _require(word in KNOWN, "it knows something this version has no name for")
@@ -380,12 +385,14 @@ def _check_texts(snapshot: Snapshot) -> None:
     for vma in snapshot.vmas:
         texts += (vma.name, vma.flags, vma.policy)
     _require(all(text.isprintable() for text in texts), "one of its texts is not printable")
-    node_lists = [snapshot.cpus_allowed, snapshot.nodes_allowed]
-    node_lists += [node.cpus for node in snapshot.nodes]
+    cpu_lists = [snapshot.cpus_allowed, *(node.cpus for node in snapshot.nodes)]
+    policies = sorted({snapshot.policy, *(vma.policy for vma in snapshot.vmas)})
+    _require(len(policies) <= MAX_POLICIES, f"it has {len(policies)} different policies")
     try:
-        for text in node_lists:
+        parse_list(snapshot.nodes_allowed, MAX_NODES)
+        for text in cpu_lists:
             parse_list(text)
-        for policy in {snapshot.policy, *(vma.policy for vma in snapshot.vmas)}:
+        for policy in policies:
             if policy:
                 parse_policy(policy)
     except ValueError as error:

@@ -1,1 +1,321 @@
-"""TEMPORARY"""
+"""What /proc/PID tells of an address space  (fs/proc/task_mmu.c)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from mmigrate.linux.include.mm import (
+    VM_DONTCOPY,
+    VM_EXEC,
+    VM_GROWSDOWN,
+    VM_IO,
+    VM_LOCKED,
+    VM_MAYEXEC,
+    VM_MAYREAD,
+    VM_MAYSHARE,
+    VM_MAYWRITE,
+    VM_NONLINEAR,
+    VM_NORESERVE,
+    VM_PFNMAP,
+    VM_RAND_READ,
+    VM_READ,
+    VM_SEQ_READ,
+    VM_SHARED,
+    VM_SOFTDIRTY,
+    VM_WRITE,
+)
+from mmigrate.linux.include.mm_types import Mm, Page, Vma
+from mmigrate.linux.include.pgtable import (
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    PMD_MASK,
+    PMD_SIZE,
+    is_migration_entry,
+    is_swap_pte,
+    non_swap_entry,
+    pte_dirty,
+    pte_pfn,
+    pte_present,
+    pte_soft_dirty,
+    pte_swp_soft_dirty,
+    pte_to_swp_entry,
+    pte_young,
+    swp_offset,
+    swp_type,
+)
+from mmigrate.linux.include.sched import Task
+from mmigrate.linux.kernel.page_flags import (
+    PageActive,
+    PageAnon,
+    PageDirty,
+    PageReferenced,
+    PageReserved,
+    PageSwapCache,
+    PageUnevictable,
+    PageWriteback,
+)
+from mmigrate.linux.kernel.page_ref import page_mapcount
+from mmigrate.linux.kernel.pgtable import find_leaf, ptep_get
+from mmigrate.linux.kernel.rwsem import down_read
+from mmigrate.linux.kernel.spinlock import spin_lock
+from mmigrate.linux.mm import memory, mempolicy, migrate
+
+# The order and letters of smaps' VmFlags.
+VM_FLAG_LETTERS: Final = (
+    (VM_READ, "rd"),
+    (VM_WRITE, "wr"),
+    (VM_EXEC, "ex"),
+    (VM_SHARED, "sh"),
+    (VM_MAYREAD, "mr"),
+    (VM_MAYWRITE, "mw"),
+    (VM_MAYEXEC, "me"),
+    (VM_MAYSHARE, "ms"),
+    (VM_GROWSDOWN, "gd"),
+    (VM_PFNMAP, "pf"),
+    (VM_LOCKED, "lo"),
+    (VM_IO, "io"),
+    (VM_SEQ_READ, "sr"),
+    (VM_RAND_READ, "rr"),
+    (VM_DONTCOPY, "dc"),
+    (VM_NORESERVE, "nr"),
+    (VM_NONLINEAR, "nl"),
+    (VM_SOFTDIRTY, "sd"),
+)
+
+PM_SOFT_DIRTY: Final = 1 << 55
+PM_FILE: Final = 1 << 61
+PM_SWAP: Final = 1 << 62
+PM_PRESENT: Final = 1 << 63
+
+
+def _area_pages(vma: Vma) -> Iterator[tuple[int, int]]:
+    """(address, pte) of every pte that is not none, under the pte lock of its table."""
+    addr = vma.vm_start
+    while addr < vma.vm_end:
+        stop = min(vma.vm_end, (addr & PMD_MASK) + PMD_SIZE)
+        pt = find_leaf(vma.vm_mm, addr)
+        if pt is not None:
+            ptl: Any = pt.ptl
+            with spin_lock(ptl):
+                found = [(a, ptep_get(pt, a)) for a in range(addr, stop, PAGE_SIZE)]
+            yield from ((a, pte) for a, pte in found if pte)
+        addr = stop
+
+
+# --- maps and smaps ---
+
+
+def _maps_line(vma: Vma) -> str:
+    flags = vma.vm_flags
+    perms = (
+        ("r" if flags & VM_READ else "-")
+        + ("w" if flags & VM_WRITE else "-")
+        + ("x" if flags & VM_EXEC else "-")
+        + ("s" if flags & VM_MAYSHARE else "p")
+    )
+    name = "" if vma.vm_file is None else f"/{vma.vm_file.f_inode.name}"
+    offset = 0 if vma.vm_file is None else vma.vm_pgoff << PAGE_SHIFT
+    line = f"{vma.vm_start:08x}-{vma.vm_end:08x} {perms} {offset:08x} 00:00 0"
+    return f"{line:<72} {name}".rstrip()
+
+
+def maps_text(mm: Mm) -> str:
+    """/proc/PID/maps."""
+    with down_read(mm.mmap_sem):
+        return "".join(_maps_line(vma) + "\n" for vma in mm.mmap)
+
+
+@dataclass
+class AreaSizes:
+    """The figures of one area in smaps, in pages  (struct mem_size_stats)."""
+
+    resident: int = 0
+    pss: float = 0.0
+    shared_clean: int = 0
+    shared_dirty: int = 0
+    private_clean: int = 0
+    private_dirty: int = 0
+    referenced: int = 0
+    anonymous: int = 0
+    swap: int = 0
+
+
+def area_sizes(vma: Vma) -> AreaSizes:
+    """Recount one area  (fs/proc/task_mmu.c: smaps_pte_range).  A page under migration
+    counts as resident."""
+    sizes = AreaSizes()
+    for addr, pte in _area_pages(vma):
+        page: Page | None
+        if pte_present(pte):
+            page = memory.vm_normal_page(vma, addr, pte)
+        elif is_swap_pte(pte):
+            entry = pte_to_swp_entry(pte)
+            if not non_swap_entry(entry):
+                sizes.swap += 1
+                continue
+            if not is_migration_entry(entry):
+                continue
+            page = migrate.migration_entry_to_page(vma.vm_mm.kernel, entry)
+        else:
+            continue
+        if page is None:
+            continue
+        sizes.resident += 1
+        sizes.anonymous += int(PageAnon(page))
+        sizes.referenced += int(pte_young(pte) or PageReferenced(page))
+        dirty = pte_dirty(pte) and pte_present(pte) or PageDirty(page)
+        mapcount = page_mapcount(page)
+        if mapcount >= 2:
+            sizes.pss += 1 / mapcount
+            if dirty:
+                sizes.shared_dirty += 1
+            else:
+                sizes.shared_clean += 1
+        else:
+            sizes.pss += 1
+            if dirty:
+                sizes.private_dirty += 1
+            else:
+                sizes.private_clean += 1
+    return sizes
+
+
+def smaps_text(mm: Mm) -> str:
+    """/proc/PID/smaps."""
+    lines: list[str] = []
+    with down_read(mm.mmap_sem):
+        for vma in mm.mmap:
+            lines.append(_maps_line(vma))
+            sizes = area_sizes(vma)
+            pages = (vma.vm_end - vma.vm_start) >> PAGE_SHIFT
+            locked = sizes.pss if vma.vm_flags & VM_LOCKED else 0
+            for name, count in (
+                ("Size", pages),
+                ("Rss", sizes.resident),
+                ("Pss", sizes.pss),
+                ("Shared_Clean", sizes.shared_clean),
+                ("Shared_Dirty", sizes.shared_dirty),
+                ("Private_Clean", sizes.private_clean),
+                ("Private_Dirty", sizes.private_dirty),
+                ("Referenced", sizes.referenced),
+                ("Anonymous", sizes.anonymous),
+                ("AnonHugePages", 0),
+                ("Swap", sizes.swap),
+            ):
+                lines.append(f"{name + ':':<16}{int(count * 4):8d} kB")
+            lines.append(f"{'KernelPageSize:':<16}{4:8d} kB")
+            lines.append(f"{'MMUPageSize:':<16}{4:8d} kB")
+            lines.append(f"{'Locked:':<16}{int(locked * 4):8d} kB")
+            flags = " ".join(word for bit, word in VM_FLAG_LETTERS if vma.vm_flags & bit)
+            lines.append(f"VmFlags: {flags} ")
+    return "".join(line + "\n" for line in lines)
+
+
+# --- numa_maps ---
+
+
+@dataclass
+class NumaArea:
+    """One line of numa_maps  (struct numa_maps)."""
+
+    start: int
+    policy: str
+    file: str = ""
+    pages: int = 0
+    anon: int = 0
+    active: int = 0
+    writeback: int = 0
+    mapcount_max: int = 0
+    dirty: int = 0
+    swapcache: int = 0
+    nodes: Counter[int] = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        words = [f"{self.start:08x} {self.policy}"]
+        if self.file:
+            words.append(f"file=/{self.file}")
+        if self.pages:
+            for name, value, shown in (
+                ("anon", self.anon, self.anon > 0),
+                ("dirty", self.dirty, self.dirty > 0),
+                ("mapped", self.pages, self.pages not in (self.anon, self.dirty)),
+                ("mapmax", self.mapcount_max, self.mapcount_max > 1),
+                ("swapcache", self.swapcache, self.swapcache > 0),
+                ("active", self.active, self.active < self.pages),
+                ("writeback", self.writeback, self.writeback > 0),
+            ):
+                if shown:
+                    words.append(f"{name}={value}")
+            words += [f"N{node}={count}" for node, count in sorted(self.nodes.items())]
+            words.append("kernelpagesize_kB=4")
+        return " ".join(words)
+
+
+def numa_areas(mm: Mm, task: Task) -> list[NumaArea]:
+    """The lines of numa_maps, as seen with @task's policy where an area has none."""
+    with down_read(mm.mmap_sem):
+        return [_numa_area(vma, task) for vma in mm.mmap]
+
+
+def _numa_area(vma: Vma, task: Task) -> NumaArea:
+    """fs/proc/task_mmu.c: show_numa_map, gather_pte_stats."""
+    policy = vma.vm_policy
+    if vma.vm_ops is not None and vma.vm_ops.get_policy is not None:
+        policy = vma.vm_ops.get_policy(vma, vma.vm_start)
+    text = mempolicy.mpol_to_str(task.mempolicy if policy is None else policy)
+    area = NumaArea(vma.vm_start, text, "" if vma.vm_file is None else vma.vm_file.f_inode.name)
+    for addr, pte in _area_pages(vma):
+        if not pte_present(pte):
+            continue
+        page = memory.vm_normal_page(vma, addr, pte)
+        if page is None or PageReserved(page):
+            continue
+        area.pages += 1
+        area.dirty += int(pte_dirty(pte) or PageDirty(page))
+        area.swapcache += int(PageSwapCache(page))
+        area.active += int(PageActive(page) or PageUnevictable(page))
+        area.writeback += int(PageWriteback(page))
+        area.anon += int(PageAnon(page))
+        area.mapcount_max = max(area.mapcount_max, page_mapcount(page))
+        area.nodes[page.zone.nid] += 1
+    return area
+
+
+def numa_maps_text(mm: Mm, task: Task) -> str:
+    """/proc/PID/numa_maps."""
+    return "".join(f"{area}\n" for area in numa_areas(mm, task))
+
+
+# --- pagemap ---
+
+
+def pagemap(mm: Mm, start: int, end: int) -> list[int]:
+    """The words of /proc/PID/pagemap for the pages from @start to @end
+    (fs/proc/task_mmu.c: pagemap_pte_range).  No pte lock is taken: v3.19 can trip over a
+    migration that ends meanwhile."""
+    words = []
+    with down_read(mm.mmap_sem):
+        for addr in range(start, end, PAGE_SIZE):
+            pt = find_leaf(mm, addr)
+            words.append(0 if pt is None else _pagemap_word(mm, ptep_get(pt, addr)))
+    return words
+
+
+def _pagemap_word(mm: Mm, pte: int) -> int:
+    if pte_present(pte):
+        page = mm.kernel.page_of(pte_pfn(pte))
+        word = PM_PRESENT | pte_pfn(pte)
+        if page is not mm.kernel.zero_page and not PageAnon(page):
+            word |= PM_FILE
+        return word | (PM_SOFT_DIRTY if pte_soft_dirty(pte) else 0)
+    if not is_swap_pte(pte):
+        return 0
+    entry = pte_to_swp_entry(pte)
+    word = PM_SWAP | swp_type(entry) | swp_offset(entry) << 5
+    if is_migration_entry(entry):
+        page = migrate.migration_entry_to_page(mm.kernel, entry)
+        word |= 0 if PageAnon(page) else PM_FILE
+    return word | (PM_SOFT_DIRTY if pte_swp_soft_dirty(pte) else 0)

@@ -73,6 +73,7 @@ from mmigrate.linux.include.vmstat import (
 )
 from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.bug import BUG_ON
+from mmigrate.linux.kernel.cpuset import cpuset_zone_allowed
 from mmigrate.linux.kernel.page_ref import put_page_testzero
 from mmigrate.linux.kernel.spinlock import spin_lock
 from mmigrate.linux.kernel.workqueue import run_on_cpus
@@ -481,10 +482,13 @@ def _get_page_from_freelist(
 ) -> Page | None:
     """The first zone that can spare a block  (mm/page_alloc.c: get_page_from_freelist)."""
     classzone_idx = preferred.zone_idx
+    confined = preferred.kernel.cpusets is not None
     for zone in zonelist:
         if zone.zone_idx > high_zoneidx:
             continue
         if nodemask is not None and not nodemask >> zone.nid & 1:
+            continue
+        if confined and not cpuset_zone_allowed(zone, gfp):
             continue
         if not alloc_flags & ALLOC_NO_WATERMARKS:
             mark = zone.watermark[alloc_flags & ALLOC_WMARK_MASK]
@@ -510,8 +514,11 @@ def alloc_pages_nodemask(
     high_zoneidx = gfp_zone(gfp)
     migratetype = gfpflags_to_migratetype(gfp)
     preferred = None
+    allowed = nodemask
+    if nodemask is None and task.kernel.cpusets is not None:
+        allowed = task.mems_allowed  # the preferred zone is one of the task's own
     for zone in zonelist:
-        if zone.zone_idx <= high_zoneidx and (nodemask is None or nodemask >> zone.nid & 1):
+        if zone.zone_idx <= high_zoneidx and (allowed is None or allowed >> zone.nid & 1):
             preferred = zone
             break
     if preferred is None:

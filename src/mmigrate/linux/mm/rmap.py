@@ -303,6 +303,7 @@ def _rmap_walk_file(page: Page, rwc: RmapWalkControl, arg: Any) -> int:
     mapping = page_mapping_of(page)
     if mapping is None:
         return SWAP_AGAIN
+    assert isinstance(mapping, AddressSpace)
     pgoff = page_to_pgoff(page)
     with down_read(mapping.i_mmap_rwsem):
         ret = SWAP_AGAIN

@@ -1,0 +1,173 @@
+"""Moving pages to where a policy wants them: what mbind and migrate_pages(2) do
+(mm/mempolicy.c)."""
+
+from __future__ import annotations
+
+from errno import EFAULT, EIO
+from typing import Any
+
+from mmigrate.api import Reason
+from mmigrate.linux.include.gfp import GFP_HIGHUSER_MOVABLE
+from mmigrate.linux.include.mempolicy import (
+    MPOL_MF_DISCONTIG_OK,
+    MPOL_MF_INVERT,
+    MPOL_MF_MOVE,
+    MPOL_MF_MOVE_ALL,
+    MPOL_MF_STRICT,
+)
+from mmigrate.linux.include.migrate_mode import MIGRATE_SYNC, MR_SYSCALL
+from mmigrate.linux.include.mm_types import Mm, Page, Vma
+from mmigrate.linux.include.pgtable import PMD_MASK, PMD_SIZE, TASK_SIZE, pte_present
+from mmigrate.linux.include.vmstat import NR_ISOLATED_ANON
+from mmigrate.linux.kernel import sched
+from mmigrate.linux.kernel.page_flags import PageReserved, page_is_file_cache
+from mmigrate.linux.kernel.page_ref import page_mapcount
+from mmigrate.linux.kernel.pgtable import find_leaf, ptep_get
+from mmigrate.linux.kernel.rwsem import down_read
+from mmigrate.linux.kernel.spinlock import spin_lock
+from mmigrate.linux.lib.list import ListHead, list_add_tail, list_empty
+from mmigrate.linux.lib.nodemask import node_remap, nodes, weight
+from mmigrate.linux.mm import memory, mempolicy, migrate, page_alloc, rmap, vmscan
+from mmigrate.linux.mm import vma as areas
+
+
+def migrate_page_add(page: Page, pagelist: ListHead, flags: int) -> None:
+    """Isolate a page unless others map it too and only exclusive ones are wanted
+    (mm/mempolicy.c: migrate_page_add)."""
+    reasons = page.zone.kernel.reasons
+    if not flags & MPOL_MF_MOVE_ALL and page_mapcount(page) != 1:
+        reasons[page.pfn] = Reason.SHARED
+    elif vmscan.isolate_lru_page(page):
+        reasons[page.pfn] = Reason.NOT_ON_LRU
+    else:
+        list_add_tail(page, pagelist)
+        page.zone.vm_stat[NR_ISOLATED_ANON + page_is_file_cache(page)] += 1
+
+
+def queue_pages_range(
+    mm: Mm, start: int, end: int, mask: int, flags: int, pagelist: ListHead
+) -> int:
+    """Collect the pages of a range that are on nodes of @mask (with MPOL_MF_INVERT: that are
+    not).  0, -EFAULT for a hole, -EIO for a misplaced page that may not be moved.  mmap_sem
+    is held  (mm/mempolicy.c: queue_pages_range)."""
+    first = areas.find_vma(mm, start)
+    if first is None:
+        return -EFAULT
+    position = areas.vma_position(first)
+    previous: Vma | None = None
+    found = mm.mmap[position:]
+    for number, vma in enumerate(found):
+        if vma.vm_start >= end:
+            break
+        if not flags & MPOL_MF_DISCONTIG_OK:
+            is_last = number + 1 == len(found)
+            if is_last and vma.vm_end < end:
+                return -EFAULT
+            if previous is not None and previous.vm_end < vma.vm_start:
+                return -EFAULT
+        previous = vma
+        if flags & MPOL_MF_STRICT or (
+            flags & (MPOL_MF_MOVE | MPOL_MF_MOVE_ALL) and mempolicy.vma_migratable(vma)
+        ):
+            error = _queue_vma(
+                vma, max(start, vma.vm_start), min(end, vma.vm_end), mask, flags, pagelist
+            )
+            if error:
+                return error
+    return 0
+
+
+def _queue_vma(vma: Vma, start: int, end: int, mask: int, flags: int, pagelist: ListHead) -> int:
+    """mm/mempolicy.c: queue_pages_pte_range, for all tables of an area."""
+    inverted = bool(flags & MPOL_MF_INVERT)
+    move = flags & (MPOL_MF_MOVE | MPOL_MF_MOVE_ALL)
+    while start < end:
+        stop = min(end, (start & PMD_MASK) + PMD_SIZE)
+        pt = find_leaf(vma.vm_mm, start)
+        if pt is not None:
+            ptl: Any = pt.ptl
+            with spin_lock(ptl):
+                for addr in range(start, stop, 4096):
+                    pte = ptep_get(pt, addr)
+                    if not pte_present(pte):
+                        continue
+                    page = memory.vm_normal_page(vma, addr, pte)
+                    if page is None or PageReserved(page):
+                        continue
+                    if bool(mask >> page.zone.nid & 1) == inverted:
+                        continue
+                    if not move:
+                        return -EIO
+                    migrate_page_add(page, pagelist, flags)
+            sched.cond_resched()
+        start = stop
+    return 0
+
+
+def new_node_page(page: Page, node: int, _result: list[Any]) -> Page | None:
+    """On @node if possible, else near it  (mm/mempolicy.c: new_node_page)."""
+    return page_alloc.alloc_pages_exact_node(page.zone.kernel, node, GFP_HIGHUSER_MOVABLE, 0)
+
+
+def migrate_to_node(mm: Mm, source: int, dest: int, flags: int) -> int:
+    """Move what a process has on one node to another; how many pages could not be moved, or
+    -ENOMEM  (mm/mempolicy.c: migrate_to_node)."""
+    pagelist = ListHead()
+    queue_pages_range(
+        mm, mm.mmap[0].vm_start, TASK_SIZE, 1 << source, flags | MPOL_MF_DISCONTIG_OK, pagelist
+    )
+    if list_empty(pagelist):
+        return 0
+    error = migrate.migrate_pages(pagelist, new_node_page, None, dest, MIGRATE_SYNC, MR_SYSCALL)
+    if error:
+        migrate.putback_movable_pages(pagelist)
+    return error
+
+
+def do_migrate_pages(mm: Mm, from_: int, to: int, flags: int) -> int:
+    """Move a process' pages between two sets of nodes, pair by pair, so that no page moves
+    twice; how many could not be moved, or -ENOMEM  (mm/mempolicy.c: do_migrate_pages)."""
+    migrate.migrate_prep(mm.kernel)
+    busy = 0
+    with down_read(mm.mmap_sem):
+        waiting = from_
+        while waiting and mm.mmap:
+            pair = _next_pair(waiting, from_, to)
+            if pair is None:
+                break
+            source, dest = pair
+            waiting &= ~(1 << source)
+            error = migrate_to_node(mm, source, dest, flags)
+            if error < 0:
+                return error
+            busy += error
+    return busy
+
+
+def _next_pair(waiting: int, from_: int, to: int) -> tuple[int, int] | None:
+    """The next source and destination: best one whose destination need not be emptied
+    itself first."""
+    pair = None
+    for node in nodes(waiting):
+        if weight(from_) != weight(to) and to >> node & 1:
+            continue
+        dest = node_remap(node, from_, to)
+        if dest == node:
+            continue
+        pair = node, dest
+        if not waiting >> dest & 1:
+            break
+    return pair
+
+
+def new_page(page: Page, start: int, _result: list[Any]) -> Page | None:
+    """Where the policy of the area that maps @page wants it  (mm/mempolicy.c: new_page)."""
+    mm = sched.task.mm
+    assert mm is not None
+    vma = areas.find_vma(mm, start)
+    while vma is not None:
+        address = rmap.page_address_in_vma(page, vma)
+        if address is not None:
+            return mempolicy.alloc_page_vma(GFP_HIGHUSER_MOVABLE, vma, address)
+        vma = areas.vma_next(vma)
+    return mempolicy.alloc_page_vma(GFP_HIGHUSER_MOVABLE, None, 0)
