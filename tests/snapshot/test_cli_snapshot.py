@@ -33,7 +33,8 @@ def test_table(tmp_path: Path) -> None:
     path = tmp_path / "self.snap"
     result = CliRunner().invoke(application, [str(os.getpid()), "-o", str(path)])
     assert result.exit_code == 0
-    assert "resident" in result.stdout and "address space" in result.stdout
+    assert "resident" in result.stdout
+    assert "address space" in result.stdout
 
 
 def test_nothing_is_written_when_nothing_is_recorded(tmp_path: Path) -> None:

@@ -17,11 +17,12 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from .examples import BASE, area, small
 
 from mmigrate.errors import SnapshotError, UsageError
 from mmigrate.snapshot import format
 from mmigrate.snapshot.snapshot import EMPTY, NodeRecord, PageState, Snapshot
+
+from .examples import BASE, area, small
 
 VALID = format.dumps(small())
 
@@ -38,7 +39,8 @@ def refusal(data: bytes) -> str:
     with pytest.raises(SnapshotError) as caught:
         format.loads(data)
     message = str(caught.value)
-    assert message.isprintable() and len(message) < 400
+    assert message.isprintable()
+    assert len(message) < 400
     return message
 
 
@@ -94,7 +96,7 @@ def test_not_an_ordinary_file(tmp_path: Path) -> None:
             format.read(path)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.binary(max_size=200))
 def test_random_bytes(data: bytes) -> None:
     refusal(data)
@@ -112,7 +114,7 @@ def test_every_changed_byte(position: int, difference: int) -> None:
     refusal(bytes(data))
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.data())
 def test_changed_content_with_a_right_checksum(data: st.DataObject) -> None:
     """What a hostile writer can do: it may be a snapshot still, or it is refused."""
@@ -120,15 +122,10 @@ def test_changed_content_with_a_right_checksum(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 4))):
         position = data.draw(st.integers(0, len(raw) - 1))
         raw[position : position + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=6))
-    try:
-        snapshot = format.loads(sealed(bytes(raw)))
-    except SnapshotError as error:
-        assert str(error).isprintable()
-    else:
-        use_all_of(snapshot)
+    accept_or_refuse(sealed(bytes(raw)))
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.data())
 def test_a_field_of_another_type_or_size(data: st.DataObject) -> None:
     tree = msgspec.to_builtins(small(), builtin_types=(bytes,))
@@ -147,12 +144,7 @@ def test_a_field_of_another_type_or_size(data: st.DataObject) -> None:
         raw = msgspec.msgpack.encode(tree)
     except (OverflowError, ValueError):
         return
-    try:
-        snapshot = format.loads(sealed(raw))
-    except SnapshotError as error:
-        assert str(error).isprintable()
-    else:
-        use_all_of(snapshot)
+    accept_or_refuse(sealed(raw))
 
 
 def _replace_one(tree: Any, draw: Callable[..., Any], values: st.SearchStrategy[Any]) -> None:
@@ -164,6 +156,15 @@ def _replace_one(tree: Any, draw: Callable[..., Any], values: st.SearchStrategy[
         else:
             tree[key] = draw(values)
             return
+
+
+def accept_or_refuse(data: bytes) -> None:
+    try:
+        snapshot = format.loads(data)
+    except SnapshotError:
+        refusal(data)
+    else:
+        use_all_of(snapshot)
 
 
 def use_all_of(snapshot: Snapshot) -> None:
@@ -209,7 +210,7 @@ resource.setrlimit(resource.RLIMIT_AS, (512 << 20, 512 << 20))
 from mmigrate.errors import SnapshotError
 from mmigrate.snapshot import format
 engine = zlib.compressobj()
-bomb = b"".join(engine.compress(bytes(1 << 20)) for _ in range(400)) + engine.flush()
+bomb = b"".join(engine.compress(bytes(1 << 20)) for _ in range(64)) + engine.flush()
 header = (format.MAGIC, 1, len(bomb), 100, hashlib.sha256(bomb).digest())
 for data in (format.HEADER.pack(*header) + bomb, format.HEADER.pack(*header)):
     try:

@@ -48,12 +48,15 @@ def test_nonsense_is_a_sentence(text: str, complaint: str) -> None:
 
 @given(st.text(alphabet="0123456789,-!+al", max_size=20) | st.text(max_size=20))
 def test_any_text_gives_nodes_or_a_usage_error(text: str) -> None:
+    complaint = ""
+    chosen: tuple[int, ...] = ()
     try:
         chosen = parse_nodes(text, (0, 1, 5))
     except UsageError as error:
-        assert str(error).isprintable()
-    else:
-        assert chosen and set(chosen) <= {0, 1, 5}
+        complaint = str(error)
+    assert bool(chosen) != bool(complaint)
+    assert set(chosen) <= {0, 1, 5}
+    assert complaint.isprintable()
 
 
 def test_policies() -> None:

@@ -14,13 +14,13 @@ SMAPS = """\
 Size:                  8 kB
 Rss:                   4 kB
 Brand_New_Field:       lots
-VmFlags: rd mr mw me zz 
+VmFlags: rd mr mw me zz{space}
 ProtectionKey:         0
-7ffc4bb10000-7ffc4bb31000 rw-p 00000000 00:00 0 
+7ffc4bb10000-7ffc4bb31000 rw-p 00000000 00:00 0{space}
 Locked:               12 kB
 some line without a colon
 ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]
-"""
+""".replace("{space}", " ")
 
 
 def test_smaps() -> None:
@@ -36,7 +36,11 @@ def test_smaps() -> None:
     ("line", "policy", "nodes"),
     [
         ("5618ff3af000 default file=/bin/cat mapped=2 N0=2 kernelpagesize_kB=4", "default", {0: 2}),
-        ("7f0000000000 bind=static:0-1 anon=3 dirty=3 N0=1 N12=2", "bind=static:0-1", {0: 1, 12: 2}),
+        (
+            "7f0000000000 bind=static:0-1 anon=3 dirty=3 N0=1 N12=2",
+            "bind=static:0-1",
+            {0: 1, 12: 2},
+        ),
         ("7f0000000000 prefer:1 stack anon=1 N1=1", "prefer:1", {1: 1}),
         ("7f0000000000 prefer (many):0-1 anon=1 N1=1", "prefer (many):0-1", {1: 1}),
         ("7f0000000000 weighted interleave:0-1 heap", "weighted interleave:0-1", {}),
@@ -57,12 +61,15 @@ def test_status_and_stat() -> None:
 
 
 def test_filesystems() -> None:
-    text = "22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/root rw\n23 22 0:25 / /dev/shm rw - tmpfs x rw\n"
+    text = (
+        "22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/root rw\n"
+        "23 22 0:25 / /dev/shm rw - tmpfs x rw\n"
+    )
     assert procfs.parse_filesystems(text) == {"fe:00": "ext4", "00:19": "tmpfs"}
 
 
 def test_pagemap_bits() -> None:
-    assert procfs.pagemap_bits(0) == 0
+    assert procfs.pagemap_bits(0) == procfs.pagemap_bits(1 << 55) == 0
     assert procfs.pagemap_bits(1 << 63 | 1 << 56) == bits.PRESENT | bits.EXCLUSIVE
     assert procfs.pagemap_bits(1 << 62 | 1 << 55) == bits.SWAPPED | bits.SOFT_DIRTY
     assert procfs.swap_position(1 << 62 | 100 << 5 | 3) == (3, 100)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .examples import small
-
 from mmigrate.snapshot.snapshot import EMPTY, EXCLUSIVE, PRESENT, ZERO, PageState
+
+from .examples import small
 
 
 def test_runs_cover_the_area() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from pathlib import Path
@@ -11,16 +10,18 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from mmigrate.cli.output import print_json, progress
 from mmigrate.snapshot import format as snapshot_format
 from mmigrate.snapshot.recorder import record
 from mmigrate.snapshot.snapshot import Snapshot, Summary, VmaRecord
 
 
 def command(
-    pid: Annotated[int, typer.Argument(help="The process to record.", show_default=False)],
+    pid: Annotated[
+        int, typer.Argument(metavar="PID", help="The process to record.", show_default=False)
+    ],
     output: Annotated[
         Path,
         typer.Option("--output", "-o", metavar="FILE", help="The file to write."),
@@ -45,27 +46,12 @@ def command(
                3 /proc is not mounted
     """
     snapshot_format.check_target(output)
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    with bar:
-        task = bar.add_task("recording", total=None)
-
-        def show(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total or None)
-
-        snapshot = record(pid, progress=show)
-        show("writing", 0, 0)
+    with progress() as report:
+        snapshot = record(pid, progress=report)
+        report("writing", 0, 0)
         size = snapshot_format.write(snapshot, output)
     if as_json:
-        typer.echo(json.dumps(as_object(snapshot, output, size)))
+        print_json(as_object(snapshot, output, size))
     else:
         print_summary(snapshot, output, size)
 

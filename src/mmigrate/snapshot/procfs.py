@@ -181,7 +181,8 @@ def pagemap_bits(entry: int) -> int:
             found |= bits.FILE
     elif entry & PM_SWAP:
         found |= bits.SWAPPED
-    if entry & PM_SOFT_DIRTY:
+    # Kernels set the bit for untouched pages of a new area, too; that says nothing of a page.
+    if found and entry & PM_SOFT_DIRTY:
         found |= bits.SOFT_DIRTY
     return found
 

@@ -20,6 +20,9 @@ from mmigrate.errors import MemoryFault, ScenarioError, UsageError
 from mmigrate.linux.include.mm import MAP_NORESERVE, VM_IO, VM_PFNMAP
 from mmigrate.linux.include.mm_types import Inode
 from mmigrate.linux.include.pgtable import PAGE_SIZE, TASK_SIZE
+from mmigrate.linux.include.sched import Cred
+from mmigrate.linux.kernel.rwsem import down_write
+from mmigrate.linux.mm.vma import find_vma, split_vma
 from mmigrate.machine.machine import Machine
 from mmigrate.machine.process import POLICY_MODES, Process
 from mmigrate.snapshot.nodeset import describe, parse_policy
@@ -36,6 +39,7 @@ FILESYSTEMS: Final = {
     "nfs4": "nfs",
     "ramfs": "ramfs",
 }
+USER: Final = Cred(1000, 1000, 1000, frozenset())
 SHARED_MEMORY: Final = ("tmpfs", "devtmpfs")
 
 
@@ -66,15 +70,22 @@ class Rebuilt:
 
 
 def rebuild(
-    snapshot: Snapshot, sizes: Sequence[int] | None = None, *, progress: Progress | None = None
+    snapshot: Snapshot,
+    sizes: Sequence[int] | None = None,
+    *,
+    privileged: bool = False,
+    progress: Progress | None = None,
 ) -> Rebuilt:
     """Build a machine like the recorded one, or with nodes of @sizes bytes, and the process
-    on it.
+    on it, as an ordinary user's; @privileged: with CAP_SYS_NICE.
 
     Raises UsageError: a page is on a node that the machine does not have, or the node has
     no room for the recorded pages.
     """
-    return _Builder(snapshot, sizes, progress or _silent).build()
+    rebuilt = _Builder(snapshot, sizes, progress or _silent).build()
+    if not privileged:
+        rebuilt.process.task.cred = USER
+    return rebuilt
 
 
 def machine_sizes(snapshot: Snapshot) -> list[int]:
@@ -170,16 +181,27 @@ class _Builder:
             file=file,
             offset=vma.offset if file is not None and vma.file else 0,
         )
-        if kind == "hugetlb" or vma.has_flag("pf") or vma.has_flag("io"):
+        if kind in ("hugetlb", "special") or vma.has_flag("pf") or vma.has_flag("io"):
             present = sum(count for _, count, state in snapshot.runs(vma) if state.present)
             self.rebuilt.unmodelled[vma.start] = present
             if vma.has_flag("pf") or vma.has_flag("io"):
-                area = next(a for a in self.process.mm.mmap if a.vm_start == vma.start)
-                area.vm_flags |= (VM_PFNMAP if vma.has_flag("pf") else 0) | VM_IO
+                self._make_special(vma, (VM_PFNMAP if vma.has_flag("pf") else 0) | VM_IO)
             if kind == "hugetlb":
                 self._note("memory of hugetlbfs is mapped here but has no pages")
             return None
         return mapping
+
+    def _make_special(self, vma: VmaRecord, flags: int) -> None:
+        """An area of a driver: it was merged with its neighbours, as ordinary memory."""
+        mm = self.process.mm
+        with self.process.running(), down_write(mm.mmap_sem):
+            for boundary in (vma.start, vma.end):
+                area = find_vma(mm, boundary)
+                if area is not None and area.vm_start < boundary:
+                    split_vma(mm, area, boundary, True)
+            area = find_vma(mm, vma.start)
+            assert area is not None and area.vm_start == vma.start
+            area.vm_flags |= flags
 
     def _file(self, vma: VmaRecord, kind: str) -> Inode | None:
         """The file behind an area; areas of one file share it."""

@@ -122,17 +122,16 @@ def test_every_page_has_its_properties_in_as_few_areas_as_possible(steps):
         )
         for area in app.mm.mmap
     ] == [
-        (first, last, (prot, accounted, offset)) for first, last, (prot, accounted, offset) in expected
+        (first, last, (prot, accounted, offset))
+        for first, last, (prot, accounted, offset) in expected
     ]
     assert computer.check() == []
 
 
+KINDS = "anon file unmap protect touch fork child lock unlock move migrate swap forget".split()
 mixed_steps = st.lists(
     st.tuples(
-        st.sampled_from(
-            ["anon", "file", "unmap", "protect", "touch", "fork", "child", "lock", "unlock"]
-            + ["move", "migrate", "swap", "forget"]
-        ),
+        st.sampled_from(KINDS),
         ranges,
         prots,
     ),

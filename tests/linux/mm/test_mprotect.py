@@ -192,12 +192,11 @@ def test_no_order_of_mprotect_and_migration_leaves_a_writable_page(preempt):
             app.write(where.start, b"before")
             child = app.fork(cpu=1)
             child.touch(where)
-            moved = computer.start(
-                child.move_pages, where, 1, flags=MPOL_MF_MOVE_ALL, cpu=1
-            )
+            moved = computer.start(child.move_pages, where, 1, flags=MPOL_MF_MOVE_ALL, cpu=1)
             protected = computer.start(app.mprotect, where, "r", cpu=0)
+            at = where.start
             computer.kernel.scheduler.run(
-                preempt(n, k, lambda: is_entry(peek_pte(app.mm, where.start)))
+                preempt(n, k, lambda app=app, at=at: is_entry(peek_pte(app.mm, at)))
             )
             assert computer.check() == []
             assert protected.result is None

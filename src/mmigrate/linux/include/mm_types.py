@@ -151,10 +151,19 @@ class AddressSpace:
 class BackingDevInfo:
     """Counters and abilities of the device behind a mapping."""
 
-    __slots__ = ("accounts_dirty", "dirtied", "reclaimable", "written")
+    __slots__ = (
+        "accounts_dirty",
+        "dirtied",
+        "reclaimable",
+        "stable_pages",
+        "writeback",
+        "written",
+    )
 
     def __init__(self, accounts_dirty: bool) -> None:
-        self.accounts_dirty = accounts_dirty
+        self.accounts_dirty = accounts_dirty  # and writeback
+        self.stable_pages = False  # a page must not change while it is written
+        self.writeback = 0
         self.reclaimable = 0
         self.dirtied = 0
         self.written = 0
@@ -164,6 +173,7 @@ class AddressSpaceOperations:
     """The methods of a mapping; None where a filesystem has none  (struct a_ops)."""
 
     __slots__ = (
+        "invalidatepage",
         "is_dirty_writeback",
         "migratepage",
         "name",
@@ -183,6 +193,7 @@ class AddressSpaceOperations:
         writepage: Callable[..., int] | None = None,
         set_page_dirty: Callable[[Page], int] | None = None,
         releasepage: Callable[[Page, int], int] | None = None,
+        invalidatepage: Callable[[Page, int, int], None] | None = None,
         migratepage: Callable[..., int] | None = None,
         write_begin: Callable[..., Any] | None = None,
         write_end: Callable[..., Any] | None = None,
@@ -193,6 +204,7 @@ class AddressSpaceOperations:
         self.writepage = writepage
         self.set_page_dirty = set_page_dirty
         self.releasepage = releasepage
+        self.invalidatepage = invalidatepage
         self.migratepage = migratepage
         self.write_begin = write_begin
         self.write_end = write_end

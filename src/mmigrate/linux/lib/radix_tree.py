@@ -41,4 +41,6 @@ class RadixTree:
     def indices(self, first: int, last: int, tag: int | None = None) -> Iterator[int]:
         """The used (or tagged) indices from first to last, ascending, as they are now."""
         source = self.slots if tag is None else self.tags[tag]
+        if last - first < len(source):
+            return iter([index for index in range(first, last + 1) if index in source])
         return iter(sorted(index for index in source if first <= index <= last))

@@ -36,6 +36,7 @@ from mmigrate.linux.mm import fork, gup, memory, mmap, mprotect, mremap, swap
 
 STACK_TOP: Final = TASK_SIZE
 STACK_EXPAND: Final = 131072  # how far it is grown in advance
+ARG_MAX: Final = 131072  # what is always allowed
 VM_STACK_FLAGS: Final = (
     VM_GROWSDOWN | VM_READ | VM_WRITE | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC | VM_ACCOUNT
 )
@@ -80,6 +81,10 @@ def get_arg_page(bprm: LinuxBinprm, pos: int) -> Page | None:
             return None
         found = gup.get_user_pages(sched.task, bprm.mm, pos, 1, True, True)
     if isinstance(found, int) or not found:
+        return None
+    size = bprm.vma.vm_end - bprm.vma.vm_start
+    if size > ARG_MAX and size > mmap.RLIMIT_STACK // 4:
+        swap.put_page(found[0])  # the program wants some stack, too
         return None
     return found[0]
 

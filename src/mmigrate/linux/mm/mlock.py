@@ -7,7 +7,7 @@ the page locks.  Differs: no huge pages.
 
 from __future__ import annotations
 
-from errno import EAGAIN, EFAULT, EINVAL, ENOMEM, EPERM
+from errno import EINVAL, ENOMEM, EPERM
 from typing import Any
 
 from mmigrate.linux.include.mm import (
@@ -310,11 +310,6 @@ def do_mlock(mm: Mm, start: int, length: int, on: bool) -> int:
         vma = following
 
 
-def _posix_error(error: int) -> int:
-    """mm/mlock.c: __mlock_posix_error_return."""
-    return {-EFAULT: -ENOMEM, -ENOMEM: -EAGAIN}.get(error, error)
-
-
 def sys_mlock(task: Task, start: int, length: int) -> int:
     """The system call mlock: lock a range and fault it in  (mm/mlock.c: sys_mlock)."""
     if not can_do_mlock(task):
@@ -330,7 +325,7 @@ def sys_mlock(task: Task, start: int, length: int) -> int:
             error = do_mlock(mm, start, length, True)
     if error:
         return error
-    return _posix_error(gup.__mm_populate(start, length, False))
+    return gup.__mm_populate(start, length, False)
 
 
 def sys_munlock(task: Task, start: int, length: int) -> int:

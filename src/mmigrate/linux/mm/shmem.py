@@ -57,13 +57,13 @@ from mmigrate.linux.mm import (
     filemap,
     mempolicy,
     migrate,
+    page_io,
     page_writeback,
     swap,
     swap_state,
     swapfile,
     truncate,
 )
-from mmigrate.linux.mm.page_io import swap_writepage
 
 
 def swp_to_radix_entry(entry: int) -> int:
@@ -245,7 +245,7 @@ def shmem_writepage(page: Page, wbc: Any) -> int:
     swapfile.swap_shmem_alloc(entry)
     _shmem_delete_from_page_cache(page, swp_to_radix_entry(entry))
     BUG_ON(page_mapped(page), "shmem page is written while mapped", page)
-    swap_writepage(page, wbc)
+    page_io.swap_writepage(page, wbc)
     return 0
 
 

@@ -1,0 +1,194 @@
+"""`mmigrate plan FILE --from 0 --to 1`: what would move, what would stay, and why."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mmigrate.cli import output
+from mmigrate.cli.sizes import parse_sizes
+from mmigrate.errors import UsageError
+from mmigrate.snapshot import format as snapshot_format
+from mmigrate.snapshot.nodeset import parse_nodes
+from mmigrate.snapshot.plan import Plan, plan_migration
+from mmigrate.snapshot.rebuild import machine_sizes, rebuild
+from mmigrate.snapshot.snapshot import Snapshot
+
+SHOWN_AREAS = 15
+
+
+def command(
+    file: Annotated[Path, typer.Argument(help="A file of mmigrate snapshot.", show_default=False)],
+    sources: Annotated[
+        str, typer.Option("--from", metavar="NODES", help="Nodes to move from: 0, 0-1, all, !0.")
+    ],
+    targets: Annotated[str, typer.Option("--to", metavar="NODES", help="Nodes to move to.")],
+    nodes: Annotated[
+        str | None,
+        typer.Option(
+            help="Memory of each node of the machine to rebuild on, such as 16G,16G; "
+            "by default that of the recorded one."
+        ),
+    ] = None,
+    privileged: Annotated[
+        bool,
+        typer.Option(
+            "--privileged",
+            help="As root would: pages that other processes share move too (MPOL_MF_MOVE_ALL).",
+        ),
+    ] = False,
+    all_areas: Annotated[bool, typer.Option("--all", help="List every area.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object and nothing else.")
+    ] = False,
+) -> None:
+    """Rebuild a recorded process in the model and migrate it as migrate_pages(2) would.
+
+    Node sets are written as for numactl: 0, 0-1, 0,2-3, all, !0 (all but), +0 (among those the
+    process may use).
+
+    \b
+    Example:  mmigrate plan app.snap --from 0 --to 1
+              mmigrate plan app.snap --from all --to 1 --nodes 16G,16G
+
+    \b
+    Exit code: 0 planned, even if pages stay; 1 an oracle found the model wrong;
+               2 the file cannot be read, or a node does not exist or has no room
+    """
+    snapshot = snapshot_format.read(file)
+    sizes = None if nodes is None else parse_sizes(nodes)
+    started = time.perf_counter()
+    with output.progress() as report:
+        plan, violations = make_plan(
+            snapshot, sizes, sources, targets, report, privileged=privileged
+        )
+    seconds = time.perf_counter() - started
+    if as_json:
+        found = as_object(plan)
+        found["seconds"] = round(seconds, 3)
+        found["violations"] = [str(violation) for violation in violations]
+        output.print_json(found)
+    else:
+        print_plan(plan, snapshot, sources, targets, all_areas=all_areas)
+        for violation in violations:
+            Console(stderr=True).print(f"[red]violation:[/] {escape(str(violation))}")
+    if violations:
+        raise typer.Exit(1)
+
+
+def make_plan(
+    snapshot: Snapshot,
+    sizes: Sequence[int] | None,
+    sources: str,
+    targets: str,
+    report: output.Report,
+    *,
+    privileged: bool = False,
+) -> tuple[Plan, list[Any]]:
+    """The plan, and what the oracles say of the machine afterwards."""
+    by_node = machine_sizes(snapshot) if sizes is None else list(sizes)
+    there = [number for number, size in enumerate(by_node) if size]
+    try:
+        chosen_sources = parse_nodes(sources, there)
+        chosen_targets = parse_nodes(targets, there)
+    except UsageError as error:
+        if sizes is None:
+            raise UsageError(
+                f"{error} on the recorded machine; --nodes 16G,16G, for example, rebuilds the "
+                "process on another one"
+            ) from None
+        raise
+    rebuilt = rebuild(snapshot, sizes, privileged=privileged, progress=report)
+    try:
+        plan = plan_migration(rebuilt, chosen_sources, chosen_targets, progress=report)
+    except OSError as error:
+        raise UsageError(f"migrate_pages would fail: {error.strerror}") from error
+    report("checking", 0, 1)
+    return plan, rebuilt.machine.check()
+
+
+def as_object(plan: Plan) -> dict[str, Any]:
+    """What --json prints."""
+    return {
+        "pages": plan.pages,
+        "moved": plan.moved,
+        "stayed": plan.stayed,
+        "elsewhere": plan.elsewhere,
+        "returned": plan.left,
+        "reasons": {reason.name.lower(): count for reason, count in plan.reasons.most_common()},
+        "before": {str(node): count for node, count in plan.before.items()},
+        "after": {str(node): count for node, count in plan.after.items()},
+        "vmas": [
+            {
+                "start": area.area.start,
+                "end": area.area.end,
+                "name": area.area.name,
+                "kind": area.area.kind,
+                "pages": area.pages,
+                "moved": area.moved,
+                "stayed": area.stayed,
+                "reasons": {reason.name.lower(): n for reason, n in area.reasons.items()},
+            }
+            for area in plan.areas
+        ],
+        "notes": plan.notes,
+    }
+
+
+def print_plan(
+    plan: Plan, snapshot: Snapshot, sources: str, targets: str, *, all_areas: bool
+) -> None:
+    """The tables for people: by area, then by reason."""
+    console = Console(highlight=False)
+    table = Table(
+        title=f"{snapshot.command} (pid {snapshot.pid}): from {sources} to {targets}",
+        title_justify="left",
+    )
+    table.add_column("area")
+    for column in ("pages", "moved", "stayed"):
+        table.add_column(column, justify="right")
+    table.add_column("why")
+    with_pages = [area for area in plan.areas if area.pages]
+    shown = sorted(with_pages, key=lambda area: -area.pages)
+    shown = shown if all_areas else shown[:SHOWN_AREAS]
+    for area in sorted(shown, key=lambda area: area.area.start):
+        why = ", ".join(
+            f"{count:,} {reason.name.lower().replace('_', ' ')}"
+            for reason, count in area.reasons.most_common()
+        )
+        name = area.area.name or area.area.kind
+        table.add_row(
+            f"{area.area.start:x} {escape(_shortened(name))}",
+            f"{area.pages:,}",
+            f"{area.moved:,}",
+            f"{area.stayed:,}",
+            why,
+        )
+    console.print(table)
+    if len(shown) < len(with_pages):
+        rest = sum(area.pages for area in with_pages) - sum(area.pages for area in shown)
+        console.print(
+            f"and {len(with_pages) - len(shown)} smaller areas with {rest:,} pages (--all lists them)"
+        )
+    console.print(
+        f"[bold]{plan.pages:,} pages: {plan.moved:,} moved, {plan.stayed:,} stayed[/]"
+        + (f"; {plan.elsewhere:,} were on other nodes" if plan.elsewhere else "")
+    )
+    for reason, count in plan.reasons.most_common():
+        console.print(f"  {count:>9,}  {reason.value}")
+    for when, placed in (("before", plan.before), ("after", plan.after)):
+        words = ", ".join(f"{count:,} on node {node}" for node, count in placed.items())
+        console.print(f"{when}: {words or 'no pages'}")
+    for sentence in (*snapshot.missing, *plan.notes):
+        console.print(f"[yellow]note:[/] {escape(sentence)}")
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= 36 else "…" + name[-35:]
