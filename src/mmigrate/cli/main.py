@@ -8,9 +8,9 @@ import traceback
 from importlib import import_module
 from typing import Any, Final
 
-import click
 import typer
 from typer.core import TyperGroup
+from typer.exceptions import Abort, Exit, TyperException
 
 from mmigrate.errors import KernelBug, MmigrateError
 
@@ -33,10 +33,10 @@ Exit codes: 0 clean; 1 a finding or a failed assertion; 2 bad usage or input;
 class LazyGroup(TyperGroup):
     """Knows all commands by name and loads the one that is used."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
         module = import_module(f"mmigrate.cli.{cmd_name}")
@@ -45,10 +45,9 @@ class LazyGroup(TyperGroup):
         app.command(cmd_name, help=module.command.__doc__)(module.command)
         app.command("_")(lambda: None)
         group: Any = typer.main.get_command(app)
-        found: click.Command = group.commands[cmd_name]
-        return found
+        return group.commands[cmd_name]
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
@@ -88,14 +87,15 @@ def run(arguments: list[str]) -> int:
     try:
         result = app(args=arguments, prog_name="mmigrate", standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except click.exceptions.Exit as stop:
+    except Exit as stop:
         return int(stop.exit_code)
-    except click.ClickException as error:
-        complain(error.format_message())
-        return 2
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, Abort):
         complain("interrupted")
         return 130
+    except TyperException as error:
+        told = getattr(error, "format_message", None)
+        complain(str(error) if told is None else told())
+        return 2
     except BrokenPipeError:
         # who read our output has gone: not our fault, and nobody to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

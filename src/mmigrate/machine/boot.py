@@ -10,7 +10,7 @@ from mmigrate.linux.include.mmzone import SECTION_SHIFT, SECTION_SIZE
 from mmigrate.linux.include.page_flags import PG_reserved, PG_uptodate
 from mmigrate.linux.include.sched import Cpu
 from mmigrate.linux.kernel import sched
-from mmigrate.linux.mm import page_alloc
+from mmigrate.linux.mm import page_alloc, swap
 
 LOCAL_DISTANCE = 10
 REMOTE_DISTANCE = 20
@@ -41,6 +41,7 @@ def boot(
             for here in range(len(nodes))
         ]
     kernel.scheduler = sched.Scheduler(kernel)
+    kernel.free_page = swap.free_page
     page_alloc.init_memory(kernel, list(nodes), [list(row) for row in distances], movable=movable)
     swapper = kernel.scheduler.new_task("swapper", kernel.cpus[0], None)
     sched.run_as(swapper)

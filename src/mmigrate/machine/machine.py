@@ -152,9 +152,17 @@ class Machine:
         owner = getattr(function, "__self__", None)
         prefix = f"{owner.name}:" if isinstance(owner, Process) else ""
         name = self.unique_name(prefix + getattr(function, "__name__", "task"))
-        mm = owner.mm if isinstance(owner, Process) else None
+        mm = fork.mmget(owner.mm) if isinstance(owner, Process) else None
         task = kernel.scheduler.new_task(name, kernel.cpus[cpu], mm)
-        kernel.scheduler.start(task, lambda: function(*arguments, **options))
+
+        def body() -> Any:
+            try:
+                return function(*arguments, **options)
+            finally:
+                if not kernel.scheduler.abandoned:
+                    fork.exit_mm(task)
+
+        kernel.scheduler.start(task, body)
         return Started(task)
 
     def run(self, seed: int | None = None, *, max_steps: int = 1_000_000) -> None:

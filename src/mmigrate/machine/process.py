@@ -11,7 +11,7 @@ import errno
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from mmigrate.api import Mapping, MoveResult, Reason
@@ -116,6 +116,7 @@ class Process:
         self.mm = mm
         self.name = task.name
         self.exited = False
+        self._files: dict[str, File] = {}
 
     def __repr__(self) -> str:
         return f"<process {self.name}, pid {self.task.pid}>"
@@ -131,7 +132,7 @@ class Process:
         """The task that runs what this process does: its own thread, or the started task
         we are in, which becomes a thread of this process."""
         if self.exited:
-            raise ScenarioError(f"{self.name} has exited")
+            raise ProcessLookupError(errno.ESRCH, f"{self.name} has exited")
         me = sched.task
         if me.greenlet is not None and me.kernel is self.machine.kernel:
             if me.mm is not self.mm:
@@ -146,7 +147,8 @@ class Process:
 
     def _adopt(self, thread: Task) -> None:
         mine = self.task
-        thread.mm = self.mm
+        fork.exit_mm(thread)
+        thread.mm = fork.mmget(self.mm)
         thread.cred = mine.cred
         thread.mempolicy = mine.mempolicy
         thread.mems_allowed = mine.mems_allowed
@@ -195,7 +197,7 @@ class Process:
             flags |= MAP_ANONYMOUS
         flags |= (MAP_POPULATE if populate else 0) | (MAP_LOCKED if locked else 0)
         flags |= MAP_FIXED if at is not None else 0
-        opened = open_file(file) if isinstance(file, Inode) else file
+        opened = self._open(file) if isinstance(file, Inode) else file
         with self.running() as task:
             first, last = _pages_of(at or 0, size)
             with self.machine.shadow.dropping(self.mm.name, first, last):
@@ -205,6 +207,12 @@ class Process:
                     )
                 )
         return Mapping(start, (size + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1))
+
+    def _open(self, inode: Inode) -> File:
+        """The file as this process has it open."""
+        if inode.name not in self._files:
+            self._files[inode.name] = open_file(inode)
+        return self._files[inode.name]
 
     def munmap(self, where: Where, length: int | None = None) -> None:
         start, size = _range(where, length)
@@ -252,10 +260,16 @@ class Process:
     def madvise(self, where: Where, advice: int, length: int | None = None) -> None:
         start, size = _range(where, length)
         with self.running() as task:
-            if advice in (MADV_DONTNEED, MADV_REMOVE):
-                with self._losing(start, size):
-                    checked(madvise.sys_madvise(task, start, size, advice))
+            losing: AbstractContextManager[None]
+            if advice == MADV_DONTNEED:
+                losing = self._losing(start, size)
+            elif advice == MADV_REMOVE:
+                name, first = self._key(start)
+                last = first + (max(size, 1) - 1 >> PAGE_SHIFT)
+                losing = self.machine.shadow.dropping(name, first, last)
             else:
+                losing = nullcontext()
+            with losing:
                 checked(madvise.sys_madvise(task, start, size, advice))
 
     def mlock(self, where: Where, length: int | None = None) -> None:
@@ -308,13 +322,12 @@ class Process:
 
     def exit(self) -> None:
         """End: the address space goes."""
-        with self.running() as task:
-            task.mm = None
+        with self.running():
+            self.task.mm = None
             fork.mmput(self.mm)
         shadow = self.machine.shadow
         shadow.forget(shadow.keys_in(self.mm.name, 0, TASK_SIZE >> PAGE_SHIFT))
         self.exited = True
-        self.task.mm = None
         self.machine.remove_process(self)
 
     # --- loads and stores ---

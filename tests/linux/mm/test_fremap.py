@@ -34,8 +34,12 @@ def computer():
 
 def numbered(computer, fs):
     """A file whose pages begin with their numbers."""
-    data = b"".join(bytes([number]) + bytes(PAGE - 1) for number in range(8))
-    return computer.file(f"{fs}-data", 8 * PAGE, fs=fs, data=data)
+    file = computer.file(f"{fs}-data", 8 * PAGE, fs=fs)
+    writer = computer.process("writer")
+    for number in range(8):
+        writer.pwrite(file, bytes([number]), number * PAGE)
+    writer.exit()
+    return file
 
 
 def remap(app, start, size, pgoff, prot=0, flags=0):

@@ -128,7 +128,21 @@ def test_every_page_has_its_properties_in_as_few_areas_as_possible(steps):
     assert computer.check() == []
 
 
-KINDS = "anon file unmap protect touch fork child lock unlock move migrate swap forget".split()
+KINDS = [
+    "anon",
+    "file",
+    "unmap",
+    "protect",
+    "touch",
+    "fork",
+    "child",
+    "lock",
+    "unlock",
+    "move",
+    "migrate",
+    "swap",
+    "forget",
+]
 mixed_steps = st.lists(
     st.tuples(
         st.sampled_from(KINDS),

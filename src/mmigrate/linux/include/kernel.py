@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mmigrate.linux.include.mmzone import SECTION_SHIFT, SECTION_SIZE
@@ -24,6 +25,7 @@ class Kernel:
         "cpusets",
         "devices",
         "events",
+        "free_page",
         "inodes",
         "lock_order",
         "mem_map",
@@ -47,6 +49,7 @@ class Kernel:
     def __init__(self, without: frozenset[str]) -> None:
         self.without = without  # commits taken away, by id
         # fixed at boot
+        self.free_page: Callable[[Page], None] = _not_booted  # linux/mm/swap.py
         self.nodes: list[PglistData] = []
         self.node_states_memory = 0  # mask of the nodes with memory
         self.node_distance: list[list[int]] = []
@@ -89,3 +92,7 @@ class Kernel:
         """A tracepoint."""
         if self.events is not None:
             self.events.append((name, fields))
+
+
+def _not_booted(page: Page) -> None:
+    raise AssertionError(f"{page!r} is freed before boot")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mmigrate.linux.include.mm_types import Page
+from mmigrate.linux.include.mm_types import AddressSpace, AnonVma, Page
 from mmigrate.linux.include.page_flags import (
     PAGE_BUDDY_MAPCOUNT_VALUE,
     PAGE_FLAGS_PRIVATE,
@@ -33,6 +33,13 @@ from mmigrate.linux.include.page_flags import (
     PG_unevictable,
     PG_uptodate,
     PG_writeback,
+)
+from mmigrate.linux.include.pgtable import swp_type
+from mmigrate.linux.include.vmstat import (
+    LRU_ACTIVE_ANON,
+    LRU_INACTIVE_ANON,
+    LRU_INACTIVE_FILE,
+    LRU_UNEVICTABLE,
 )
 from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.bug import BUG
@@ -136,14 +143,32 @@ def page_is_file_cache(page: Page) -> int:
     return 0 if page.flags & PG_swapbacked else 1
 
 
-def lru_flags(page: Page) -> int:
-    """The three flags that say on which list a page belongs."""
+def page_lru(page: Page) -> int:
+    """Which LRU list a page belongs on  (include/linux/mm_inline.h: page_lru)."""
     hook = sched.hook
     if hook is not None:
         hook.announce(page, PG_unevictable, READ)
         hook.announce(page, PG_swapbacked, READ)
         hook.announce(page, PG_active, READ)
-    return page.flags
+    flags = page.flags
+    if flags & PG_unevictable:
+        return LRU_UNEVICTABLE
+    lru = LRU_INACTIVE_ANON if flags & PG_swapbacked else LRU_INACTIVE_FILE
+    return lru + LRU_ACTIVE_ANON if flags & PG_active else lru
+
+
+def page_mapping(page: Page) -> AddressSpace | None:
+    """The address space a page is cached in: a file, the swap space, or none
+    (mm/util.c: page_mapping)."""
+    hook = sched.hook
+    if hook is not None:
+        hook.announce(page, PG_swapcache, READ)
+        hook.announce(page, "private" if page.flags & PG_swapcache else "mapping", READ)
+    if page.flags & PG_swapcache:
+        space: AddressSpace = page.zone.kernel.swap.areas[swp_type(page.private)].space
+        return space
+    mapping = page.mapping
+    return mapping if type(mapping) is AddressSpace else None
 
 
 _COPIED_FIRST = (PG_error, PG_referenced, PG_uptodate)
@@ -206,11 +231,29 @@ def set_page_mapping(page: Page, mapping: object) -> None:
     page.mapping = mapping
 
 
+def page_anon_vma(page: Page) -> AnonVma | None:
+    """The anon_vma a page names; says nothing of whether that still lives
+    (include/linux/rmap.h: page_anon_vma)."""
+    if sched.hook is not None:
+        sched.hook.announce(page, "mapping", READ)
+    mapping = page.mapping
+    return mapping if type(mapping) is AnonVma else None
+
+
 def PageAnon(page: Page) -> bool:
     if sched.hook is not None:
         sched.hook.announce(page, "mapping", READ)
     mapping = page.mapping
     return mapping is not None and mapping.anon
+
+
+def PageAnonNotKsm(page: Page) -> bool:
+    """PageAnon(page) and not PageKsm(page): two looks at the mapping."""
+    if sched.hook is not None:
+        sched.hook.announce(page, "mapping", READ)
+        sched.hook.announce(page, "mapping", READ)
+    mapping = page.mapping
+    return mapping is not None and mapping.anon and not mapping.ksm
 
 
 def PageKsm(page: Page) -> bool:

@@ -1,6 +1,7 @@
 """The reference and mapping counts of a page  (include/linux/mm.h, pagemap.h).
 
-Dropping the last reference frees the page, which is `put_page` in `linux/mm/swap.py`.
+Dropping the last reference frees the page: `put_page` calls what `linux/mm/swap.py` put
+into the kernel object for that.
 """
 
 from __future__ import annotations
@@ -52,6 +53,17 @@ def put_page_testzero(page: Page) -> bool:
     return page._count == 0
 
 
+def put_page(page: Page) -> None:
+    """Drop a reference; the last one frees the page  (mm/swap.c: put_page)."""
+    if sched.hook is not None:
+        sched.hook.announce(page, "_count", WRITE)
+    if page._count <= 0:
+        BUG(f"put_page with _count {page._count}", page)
+    page._count -= 1
+    if page._count == 0:
+        page.zone.kernel.free_page(page)
+
+
 def page_freeze_refs(page: Page, count: int) -> bool:
     """From exactly @count references to 0, so that nobody can take one; whether it was so."""
     if sched.hook is not None:
@@ -80,6 +92,12 @@ def page_mapped(page: Page) -> bool:
     if sched.hook is not None:
         sched.hook.announce(page, "_mapcount", READ)
     return page._mapcount >= 0
+
+
+def page_not_mapped(page: Page) -> bool:
+    if sched.hook is not None:
+        sched.hook.announce(page, "_mapcount", READ)
+    return page._mapcount < 0
 
 
 def page_mapcount_reset(page: Page) -> None:

@@ -76,7 +76,11 @@ def up_read(sem: RwSemaphore) -> None:
     if not sem.readers:
         BUG("up_read of a semaphore that nobody reads", sem)
     sem.readers -= 1
-    _forget(task, sem)
+    held = task.held
+    if held and held[-1] is sem:
+        held.pop()
+    else:
+        held.remove(sem)
 
 
 def down_write(sem: RwSemaphore) -> RwSemaphore:
@@ -127,7 +131,11 @@ def up_write(sem: RwSemaphore) -> None:
             return
         BUG(f"up_write by {task.name}, held by {sem.writer}", sem)
     sem.writer = None
-    _forget(task, sem)
+    held = task.held
+    if held and held[-1] is sem:
+        held.pop()
+    else:
+        held.remove(sem)
 
 
 def downgrade_write(sem: RwSemaphore) -> None:
@@ -142,14 +150,6 @@ def rwsem_is_locked(sem: RwSemaphore) -> bool:
     if sched.hook is not None:
         sched.hook.announce(sem, "count", READ)
     return not sem.is_free()
-
-
-def _forget(task: Task, sem: RwSemaphore) -> None:
-    held = task.held
-    if held and held[-1] is sem:
-        held.pop()
-    else:
-        held.remove(sem)
 
 
 # A mutex is the write side alone.

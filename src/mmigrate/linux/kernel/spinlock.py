@@ -19,12 +19,13 @@ from mmigrate.linux.kernel.sched import WRITE
 class SpinLock:
     """@cls: the class lockdep knows it by; @name: this lock's stable name."""
 
-    __slots__ = ("cls", "name", "owner")
+    __slots__ = ("cls", "inside", "name", "owner")
 
     def __init__(self, cls: str, name: str = "") -> None:
         self.cls = cls
         self.name = name or cls
         self.owner: Task | None = None
+        self.inside = ""  # the class it was last taken inside of, known to lockdep
 
     def __repr__(self) -> str:
         return self.name
@@ -46,8 +47,9 @@ def spin_lock(lock: SpinLock) -> SpinLock:
             BUG("recursive spin_lock", lock)
         sched.block(lock, "owner", WRITE, lock.is_free, lock.name)
     held = task.held
-    if held and (held[-1].cls, lock.cls) not in task.kernel.lock_order:
+    if held and held[-1].cls is not lock.inside:
         note_lock_order(task, lock.cls)
+        lock.inside = held[-1].cls
     held.append(lock)
     task.preempt_count += 1
     lock.owner = task

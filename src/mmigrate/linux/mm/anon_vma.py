@@ -17,9 +17,8 @@ from mmigrate.linux.kernel.atomic import (
     atomic_inc_not_zero,
 )
 from mmigrate.linux.kernel.bug import BUG, BUG_ON
-from mmigrate.linux.kernel.page_flags import page_mapping_of
+from mmigrate.linux.kernel.page_flags import page_anon_vma
 from mmigrate.linux.kernel.page_ref import page_mapped
-from mmigrate.linux.kernel.rcu import rcu_read_lock, rcu_read_unlock
 from mmigrate.linux.kernel.rwsem import (
     RwSemaphore,
     down_read,
@@ -209,30 +208,22 @@ def unlink_anon_vmas(vma: Vma) -> None:
 
 
 # --- from a page to its anon_vma ---
-
-
-def page_anon_vma(page: Page) -> AnonVma | None:
-    """The anon_vma a page names; says nothing of whether that still lives
-    (include/linux/rmap.h: page_anon_vma)."""
-    mapping = page_mapping_of(page)
-    return mapping if type(mapping) is AnonVma else None
+#
+# C does this in an RCU section, because the anon_vma may be recycled at any moment. Here
+# none ever is: a dead one has a count of 0.
 
 
 def page_get_anon_vma(page: Page) -> AnonVma | None:
     """A reference on the anon_vma of a mapped page; None if it is not anonymous or not
     mapped (any more)  (mm/rmap.c: page_get_anon_vma)."""
-    rcu_read_lock()
-    try:
-        anon_vma = page_anon_vma(page)
-        if anon_vma is None or not page_mapped(page):
-            return None
-        if not atomic_inc_not_zero(anon_vma, "refcount"):
-            return None
-        # Still mapped: then the reference is on an anon_vma that covers the page.
-        if page_mapped(page):
-            return anon_vma
-    finally:
-        rcu_read_unlock()
+    anon_vma = page_anon_vma(page)
+    if anon_vma is None or not page_mapped(page):
+        return None
+    if not atomic_inc_not_zero(anon_vma, "refcount"):
+        return None
+    # Still mapped: then the reference is on an anon_vma that covers the page.
+    if page_mapped(page):
+        return anon_vma
     put_anon_vma(page.zone.kernel, anon_vma)
     return None
 
@@ -240,25 +231,19 @@ def page_get_anon_vma(page: Page) -> AnonVma | None:
 def page_lock_anon_vma_read(page: Page) -> AnonVma | None:
     """The anon_vma of a mapped page, locked for read; None as in page_get_anon_vma
     (mm/rmap.c: page_lock_anon_vma_read)."""
-    rcu_read_lock()
     anon_vma = page_anon_vma(page)
     if anon_vma is None or not page_mapped(page):
-        rcu_read_unlock()
         return None
     root = anon_vma.root
     if down_read_trylock(root.rwsem):
-        if not page_mapped(page):
-            up_read(root.rwsem)
-            anon_vma = None
-        rcu_read_unlock()
-        return anon_vma
-    if not atomic_inc_not_zero(anon_vma, "refcount"):
-        rcu_read_unlock()
+        if page_mapped(page):
+            return anon_vma
+        up_read(root.rwsem)
         return None
-    mapped = page_mapped(page)
-    rcu_read_unlock()
+    if not atomic_inc_not_zero(anon_vma, "refcount"):
+        return None
     kernel = page.zone.kernel
-    if not mapped:
+    if not page_mapped(page):
         put_anon_vma(kernel, anon_vma)
         return None
     anon_vma_lock_read(anon_vma)

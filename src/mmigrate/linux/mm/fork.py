@@ -7,7 +7,7 @@ from mmigrate.linux.include.mm import VM_DONTCOPY, VM_LOCKED, VM_NOHUGEPAGE, VM_
 from mmigrate.linux.include.mm_types import Mm, PageTable, Vma
 from mmigrate.linux.include.sched import Task
 from mmigrate.linux.include.vmstat import MM_ANONPAGES, MM_FILEPAGES
-from mmigrate.linux.kernel.atomic import atomic_dec_and_test, atomic_inc
+from mmigrate.linux.kernel.atomic import WRITE_ONCE, atomic_dec_and_test, atomic_inc
 from mmigrate.linux.kernel.bug import BUG_ON
 from mmigrate.linux.kernel.rwsem import RwSemaphore, down_write, down_write_nested, up_write
 from mmigrate.linux.kernel.spinlock import SpinLock
@@ -94,7 +94,7 @@ def _dup_vma(mm: Mm, oldmm: Mm, mpnt: Vma) -> int:
     if retval:
         mempolicy.mpol_put(tmp.vm_policy)
         return retval
-    tmp.vm_flags &= ~VM_LOCKED  # memory locks are not inherited
+    WRITE_ONCE(tmp, "vm_flags", tmp.vm_flags & ~VM_LOCKED)  # memory locks are not inherited
     if tmp.vm_file is not None:
         mapping = tmp.vm_file.f_mapping
         with down_write(mapping.i_mmap_rwsem):

@@ -159,8 +159,8 @@ def _remap_locked(
             BUG_ON(addr != start, f"mapped at {addr:#x} for {start:#x}", mm)
             return 0, vm_flags
         with down_write(mapping.i_mmap_rwsem):
-            mapping.i_mmap.remove(vma)
             WRITE_ONCE(vma, "vm_flags", vma.vm_flags | VM_NONLINEAR)
+            mapping.i_mmap.remove(vma)
             mapping.i_mmap_nonlinear.append(vma)
 
     if vma.vm_flags & VM_LOCKED:

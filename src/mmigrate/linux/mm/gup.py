@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from errno import EBUSY, EFAULT, ENOMEM
+from errno import EAGAIN, EBUSY, EFAULT, ENOMEM
 from typing import Any
 
 from mmigrate.linux.include.mm import (
@@ -240,6 +240,7 @@ def __mm_populate(start: int, length: int, ignore_errors: bool) -> int:
             if not vma.vm_flags & (VM_IO | VM_PFNMAP):
                 error = populate_vma_page_range(vma, first, stop)
                 if error and not ignore_errors:
-                    return -ENOMEM if error in (-EFAULT, -ENOMEM) else error
+                    # as mlock answers: __mlock_posix_error_return
+                    return {-EFAULT: -ENOMEM, -ENOMEM: -EAGAIN}.get(error, error)
         addr = stop
     return 0

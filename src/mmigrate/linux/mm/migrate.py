@@ -37,19 +37,19 @@ from mmigrate.linux.include.mm import (
 from mmigrate.linux.include.mm_types import AddressSpace, Mm, Page, PageTable, Vma
 from mmigrate.linux.include.page_flags import PG_locked, PG_writeback
 from mmigrate.linux.include.pgtable import (
+    _PAGE_ACCESSED,
+    PAGE_SHIFT,
     SWP_MIGRATION_READ,
     SWP_MIGRATION_WRITE,
+    SWP_OFFSET_MASK,
+    SWP_TYPE_SHIFT,
     is_migration_entry,
     is_swap_pte,
     is_write_migration_entry,
-    pfn_pte,
-    pte_mkold,
     pte_mksoft_dirty,
     pte_mkwrite,
     pte_swp_soft_dirty,
     pte_to_swp_entry,
-    swp_entry,
-    swp_offset,
 )
 from mmigrate.linux.include.vmstat import (
     NR_FILE_PAGES,
@@ -66,8 +66,8 @@ from mmigrate.linux.kernel.page_flags import (
     ClearPagePrivate,
     ClearPageSwapBacked,
     PageAnon,
+    PageAnonNotKsm,
     PageDirty,
-    PageKsm,
     PagePrivate,
     PageSwapBacked,
     PageSwapCache,
@@ -81,6 +81,7 @@ from mmigrate.linux.kernel.page_flags import (
     lock_page,
     page_has_private,
     page_is_file_cache,
+    page_mapping,
     page_mapping_of,
     page_private,
     set_page_mapping,
@@ -98,11 +99,11 @@ from mmigrate.linux.kernel.page_ref import (
     page_mapped,
     page_unfreeze_refs,
 )
-from mmigrate.linux.kernel.pgtable import ptep_get, set_pte_at
+from mmigrate.linux.kernel.pgtable import find_leaf, ptep_get, set_pte_at
 from mmigrate.linux.kernel.rcu import radix_tree_lookup, radix_tree_store
 from mmigrate.linux.kernel.spinlock import spin_lock, spin_unlock
 from mmigrate.linux.lib.list import ListHead, list_del
-from mmigrate.linux.mm import filemap, mlock, page_writeback, rmap, swap, util, vmscan
+from mmigrate.linux.mm import filemap, mlock, page_writeback, rmap, swap, vmscan
 from mmigrate.linux.mm.rmap_walk_control import RmapWalkControl
 
 # (page, private, result) -> destination or None; result[0] may be set to an object whose
@@ -138,17 +139,17 @@ def putback_movable_pages(pages: ListHead) -> None:
 # --- migration entries ---
 
 
-def make_migration_entry(page: Page, write: bool) -> int:
+def make_migration_entry(page: Page, write: int) -> int:
     """The entry that stands for @page in a page table  (include/linux/swapops.h)."""
     if not page.flags & PG_locked:
         BUG("migration entry for an unlocked page", page)
-    return swp_entry(SWP_MIGRATION_WRITE if write else SWP_MIGRATION_READ, page.pfn)
+    return (SWP_MIGRATION_WRITE if write else SWP_MIGRATION_READ) << SWP_TYPE_SHIFT | page.pfn
 
 
 def migration_entry_to_page(kernel: Kernel, entry: int) -> Page:
     """The page an entry names; it must be locked, or the entry was left behind
     (include/linux/swapops.h)."""
-    page = kernel.page_of(swp_offset(entry))
+    page = kernel.page_of(entry & SWP_OFFSET_MASK)
     if not page.flags & PG_locked:
         BUG("a migration entry names an unlocked page", page)
     return page
@@ -182,7 +183,7 @@ def remove_migration_pte(new: Page, vma: Vma, address: int, old: Page) -> int:
     (mm/migrate.c: remove_migration_pte)."""
     mm = vma.vm_mm
     # No look before the lock: mremap may be moving the entry, without any rmap lock.
-    pt = rmap.mm_find_pmd(mm, address)
+    pt = find_leaf(mm, address)
     if pt is None:
         return SWAP_AGAIN
     ptl: Any = pt.ptl
@@ -196,7 +197,8 @@ def remove_migration_pte(new: Page, vma: Vma, address: int, old: Page) -> int:
         spin_unlock(ptl)
         return SWAP_AGAIN
     get_page(new)
-    restored = pte_mkold(pfn_pte(new.pfn, READ_ONCE(vma, "vm_page_prot")))
+    prot = READ_ONCE(vma, "vm_page_prot")
+    restored = (new.pfn << PAGE_SHIFT | prot) & ~_PAGE_ACCESSED
     if pte_swp_soft_dirty(pte):
         restored = pte_mksoft_dirty(restored)
     # mprotect may have taken the right to write away meanwhile.
@@ -204,7 +206,7 @@ def remove_migration_pte(new: Page, vma: Vma, address: int, old: Page) -> int:
         restored = pte_mkwrite(restored)
     set_pte_at(mm, address, pt, restored)
     if PageAnon(new):
-        rmap.page_add_anon_rmap(new, vma, address)
+        rmap.do_page_add_anon_rmap(new, vma, address, False)
     else:
         rmap.page_add_file_rmap(new)
     spin_unlock(ptl)
@@ -423,7 +425,7 @@ def move_to_new_page(newpage: Page, page: Page, page_was_mapped: bool, mode: Mig
     if PageSwapBacked(page):
         SetPageSwapBacked(newpage)
 
-    mapping = util.page_mapping(page)
+    mapping = page_mapping(page)
     if mapping is None:
         rc = migrate_page(None, newpage, page, mode)
     elif mapping.a_ops.migratepage is not None:
@@ -467,7 +469,7 @@ def _unmap_and_move_locked(page: Page, newpage: Page, force: bool, mode: Migrate
 
     # Between unmapping and mapping again nothing else keeps the anon_vma alive.
     anon_vma = None
-    if PageAnon(page) and not PageKsm(page):
+    if PageAnonNotKsm(page):
         anon_vma = rmap.page_get_anon_vma(page)
         if anon_vma is None and not PageSwapCache(page):
             return _refuse(page, Reason.TRUNCATED)  # unmapped: on its way to be freed
@@ -555,7 +557,6 @@ def migrate_pages(
     while pass_ < PASSES and retry and rc != -ENOMEM:
         retry = 0
         for page in from_:
-            sched.cond_resched()
             rc = unmap_and_move(get_new_page, put_new_page, private, page, pass_ > 2, mode)
             if rc == MIGRATEPAGE_SUCCESS:
                 nr_succeeded += 1

@@ -54,6 +54,7 @@ from mmigrate.linux.kernel.page_flags import (
     TestClearPageUnevictable,
     TestSetPageMlocked,
     lock_page,
+    page_lru,
     unlock_page,
 )
 from mmigrate.linux.kernel.page_ref import get_page, page_mapcount
@@ -133,7 +134,7 @@ def __munlock_isolate_lru_page(page: Page, getpage: bool) -> bool:
     if getpage:
         get_page(page)
     ClearPageLRU(page)
-    swap.del_page_from_lru_list(page, page.zone, swap.page_lru(page))
+    swap.del_page_from_lru_list(page, page.zone, page_lru(page))
     return True
 
 
@@ -204,7 +205,7 @@ def _putback_lru_fast(pages: list[Page], zone: Zone, rescued: int) -> None:
         for page in pages:
             VM_BUG_ON_PAGE(PageLRU(page), page, "added to the LRU twice")
             SetPageLRU(page)
-            swap.add_page_to_lru_list(page, zone, swap.page_lru(page))
+            swap.add_page_to_lru_list(page, zone, page_lru(page))
     swap.release_pages(pages)
     count_vm_events(UNEVICTABLE_PGRESCUED, rescued)
 

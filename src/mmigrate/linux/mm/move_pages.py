@@ -21,7 +21,7 @@ from mmigrate.linux.kernel.page_flags import PageReserved, page_is_file_cache
 from mmigrate.linux.kernel.page_ref import page_mapcount
 from mmigrate.linux.kernel.rwsem import down_read
 from mmigrate.linux.lib.list import ListHead, list_add_tail, list_empty
-from mmigrate.linux.mm import gup, mempolicy, migrate, mmap, page_alloc, swap, vmscan
+from mmigrate.linux.mm import fork, gup, mempolicy, migrate, mmap, page_alloc, swap, vmscan
 
 CHUNK: Final = 169  # entries of 24 bytes in a page, less the end marker
 STAT_CHUNK: Final = 16
@@ -69,10 +69,14 @@ def sys_move_pages(
     mm = target.mm
     if mm is None:
         return -EINVAL
-    if nodes is None:
-        return do_pages_stat(mm, addresses, status)
-    migrate_all = bool(flags & MPOL_MF_MOVE_ALL)
-    return do_pages_move(kernel, mm, task_nodes, addresses, nodes, status, migrate_all, reasons)
+    fork.mmget(mm)  # get_task_mm: it may exit meanwhile
+    try:
+        if nodes is None:
+            return do_pages_stat(mm, addresses, status)
+        migrate_all = bool(flags & MPOL_MF_MOVE_ALL)
+        return do_pages_move(kernel, mm, task_nodes, addresses, nodes, status, migrate_all, reasons)
+    finally:
+        fork.mmput(mm)
 
 
 def find_task(task: Task, pid: int) -> Task | None:

@@ -13,6 +13,7 @@ reads as zeroes even where the kernel would leave the old contents.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Final
 
 from mmigrate.linux.include.gfp import (
@@ -129,11 +130,13 @@ def set_pageblock_migratetype(zone: Zone, pfn: int, migratetype: int) -> None:
         zone.pageblock_type[pfn >> PAGEBLOCK_ORDER] = migratetype
 
 
+@cache
 def gfpflags_to_migratetype(gfp: int) -> int:
     """include/linux/gfp.h: gfpflags_to_migratetype."""
     return (2 if gfp & __GFP_MOVABLE else 0) | (1 if gfp & __GFP_RECLAIMABLE else 0)
 
 
+@cache
 def gfp_zone(gfp: int) -> int:
     """The highest zone an allocation may use  (include/linux/gfp.h: gfp_zone)."""
     if gfp & __GFP_DMA:

@@ -21,14 +21,14 @@ from mmigrate.linux.include.mm import (
     PF_SWAPWRITE,
 )
 from mmigrate.linux.include.mm_types import AddressSpace, Page
+from mmigrate.linux.include.page_flags import PG_locked
 from mmigrate.linux.include.vmstat import NR_DIRTIED, NR_FILE_DIRTY, NR_WRITEBACK, NR_WRITTEN
 from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.atomic import READ_ONCE
-from mmigrate.linux.kernel.bug import BUG_ON, WARN_ON_ONCE
+from mmigrate.linux.kernel.bug import BUG, BUG_ON, WARN_ON_ONCE
 from mmigrate.linux.kernel.page_flags import (
     ClearPageReclaim,
     PageDirty,
-    PageLocked,
     PagePrivate,
     PageReclaim,
     PageUptodate,
@@ -38,11 +38,12 @@ from mmigrate.linux.kernel.page_flags import (
     TestSetPageDirty,
     TestSetPageWriteback,
     lock_page,
+    page_mapping,
     unlock_page,
     wait_on_page_writeback,
 )
 from mmigrate.linux.kernel.spinlock import spin_lock
-from mmigrate.linux.mm import filemap, rmap, swap, util
+from mmigrate.linux.mm import filemap, rmap, swap
 
 I_DIRTY_PAGES = 4
 
@@ -62,7 +63,7 @@ class WritebackControl:
 def set_page_dirty(page: Page) -> int:
     """Make a page dirty, through its mapping if it has one; 1 if it was clean
     (mm/page-writeback.c: set_page_dirty)."""
-    mapping = util.page_mapping(page)
+    mapping = page_mapping(page)
     if mapping is not None:
         # a page that is dirtied again is not about to be freed
         if PageReclaim(page):
@@ -103,7 +104,7 @@ def __set_page_dirty_nobuffers(page: Page) -> int:
     (mm/page-writeback.c: __set_page_dirty_nobuffers)."""
     if TestSetPageDirty(page):
         return 0
-    mapping = util.page_mapping(page)
+    mapping = page_mapping(page)
     if mapping is None:
         return 1
     tag_dirty(page, mapping, warn=not PagePrivate(page) and not PageUptodate(page))
@@ -113,7 +114,7 @@ def __set_page_dirty_nobuffers(page: Page) -> int:
 def tag_dirty(page: Page, mapping: AddressSpace, *, warn: bool) -> None:
     """Account a page that became dirty and tag its slot, unless it was truncated."""
     with spin_lock(mapping.tree_lock):
-        if util.page_mapping(page) is mapping:
+        if page_mapping(page) is mapping:
             WARN_ON_ONCE(warn, f"dirtied {page!r}, which has neither buffers nor contents")
             account_page_dirtied(page, mapping)
             mapping.page_tree.tag_set(rmap.page_index(page), PAGECACHE_TAG_DIRTY)
@@ -145,8 +146,9 @@ def account_page_cleaned(page: Page, mapping: AddressSpace) -> None:
 def clear_page_dirty_for_io(page: Page) -> int:
     """Clean a locked page before it is written; 1 if it was dirty.  The tag of its slot
     stays until writeback is set  (mm/page-writeback.c: clear_page_dirty_for_io)."""
-    BUG_ON(not PageLocked(page), "clear_page_dirty_for_io of an unlocked page", page)
-    mapping = util.page_mapping(page)
+    if not page.flags & PG_locked:
+        BUG("clear_page_dirty_for_io of an unlocked page", page)
+    mapping = page_mapping(page)
     if mapping is not None and mapping.backing_dev_info.accounts_dirty:
         # Let the next store through a pte fault, and collect what ptes know.
         if rmap.page_mkclean(page):
@@ -172,7 +174,7 @@ def cancel_dirty_page(page: Page) -> None:
 def set_page_writeback(page: Page) -> bool:
     """The page is about to be written; whether it was being written already
     (mm/page-writeback.c: test_set_page_writeback)."""
-    mapping = util.page_mapping(page)
+    mapping = page_mapping(page)
     if mapping is None:
         was_set = TestSetPageWriteback(page)
     else:
@@ -191,7 +193,7 @@ def set_page_writeback(page: Page) -> bool:
 
 def test_clear_page_writeback(page: Page) -> bool:
     """The page has been written  (mm/page-writeback.c: test_clear_page_writeback)."""
-    mapping = util.page_mapping(page)
+    mapping = page_mapping(page)
     if mapping is None:
         was_set = TestClearPageWriteback(page)
     else:

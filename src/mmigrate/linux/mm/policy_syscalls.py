@@ -33,7 +33,7 @@ from mmigrate.linux.kernel.cpuset import cpuset_mems_allowed
 from mmigrate.linux.kernel.rwsem import down_read, down_write
 from mmigrate.linux.lib.list import ListHead, list_empty
 from mmigrate.linux.lib.nodemask import first_node
-from mmigrate.linux.mm import gup, mempolicy, migrate, swap
+from mmigrate.linux.mm import fork, gup, mempolicy, migrate, swap
 from mmigrate.linux.mm import vma as areas
 from mmigrate.linux.mm.move_pages import find_task, may_move_memory_of
 from mmigrate.linux.mm.policy_migration import do_migrate_pages, new_page, queue_pages_range
@@ -285,4 +285,8 @@ def sys_migrate_pages(task: Task, pid: int, maxnode: int, old: int, new: int) ->
     if target.mm is None:
         return -EINVAL
     flags = MPOL_MF_MOVE_ALL if capable(task, "CAP_SYS_NICE") else MPOL_MF_MOVE
-    return do_migrate_pages(target.mm, old, new, flags)
+    mm = fork.mmget(target.mm)  # get_task_mm: it may exit meanwhile
+    try:
+        return do_migrate_pages(mm, old, new, flags)
+    finally:
+        fork.mmput(mm)

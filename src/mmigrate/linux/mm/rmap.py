@@ -28,16 +28,20 @@ from mmigrate.linux.include.mm import (
 from mmigrate.linux.include.mm_types import AddressSpace, Mm, Page, PageTable, Vma
 from mmigrate.linux.include.page_flags import PG_locked
 from mmigrate.linux.include.pgtable import (
+    _PAGE_DIRTY,
+    _PAGE_RW,
+    _PAGE_SOFT_DIRTY,
+    _PRESENT_ANY,
     PAGE_SHIFT,
     PAGE_SIZE,
     PMD_MASK,
     PMD_SIZE,
+    PTE_PFN_MASK,
     SWP_HWPOISON,
     pgoff_to_pte,
     pte_dirty,
     pte_file_mksoft_dirty,
     pte_mkclean,
-    pte_pfn,
     pte_present,
     pte_soft_dirty,
     pte_swp_mksoft_dirty,
@@ -57,19 +61,28 @@ from mmigrate.linux.kernel.atomic import READ_ONCE
 from mmigrate.linux.kernel.bug import BUG, BUG_ON, VM_BUG_ON_PAGE
 from mmigrate.linux.kernel.page_flags import (
     PageAnon,
+    PageAnonNotKsm,
     PageHWPoison,
     PageKsm,
     PageLocked,
     PageMlocked,
     PageSwapCache,
     SetPageSwapBacked,
+    page_anon_vma,
+    page_mapping,
     page_mapping_of,
     page_private,
     set_page_mapping,
     trylock_page,
     unlock_page,
 )
-from mmigrate.linux.kernel.page_ref import dec_mapcount, inc_mapcount, page_mapcount, page_mapped
+from mmigrate.linux.kernel.page_ref import (
+    dec_mapcount,
+    inc_mapcount,
+    page_mapcount,
+    page_mapped,
+    page_not_mapped,
+)
 from mmigrate.linux.kernel.pgtable import (
     find_leaf,
     ptep_clear_flush,
@@ -87,7 +100,6 @@ from mmigrate.linux.mm import (
     page_writeback,
     swap,
     swapfile,
-    util,
 )
 from mmigrate.linux.mm.anon_vma import anon_vma_clone as anon_vma_clone
 from mmigrate.linux.mm.anon_vma import anon_vma_fork as anon_vma_fork
@@ -98,7 +110,6 @@ from mmigrate.linux.mm.anon_vma import anon_vma_unlock_read as anon_vma_unlock_r
 from mmigrate.linux.mm.anon_vma import anon_vma_unlock_write as anon_vma_unlock_write
 from mmigrate.linux.mm.anon_vma import get_anon_vma as get_anon_vma
 from mmigrate.linux.mm.anon_vma import owning_anon_vma as owning_anon_vma
-from mmigrate.linux.mm.anon_vma import page_anon_vma as page_anon_vma
 from mmigrate.linux.mm.anon_vma import page_get_anon_vma as page_get_anon_vma
 from mmigrate.linux.mm.anon_vma import page_lock_anon_vma_read as page_lock_anon_vma_read
 from mmigrate.linux.mm.anon_vma import page_unlock_anon_vma_read as page_unlock_anon_vma_read
@@ -155,24 +166,23 @@ def page_address_in_vma(page: Page, vma: Vma) -> int | None:
     return address if vma.vm_start <= address < vma.vm_end else None
 
 
-def mm_find_pmd(mm: Mm, address: int) -> PageTable | None:
-    """The table of ptes for @address, from a single read of the pmd; None if there is
-    none, or a huge page stands there  (mm/rmap.c: mm_find_pmd)."""
-    return find_leaf(mm, address)
+# The table of ptes for an address, from a single read of the pmd; None if there is none, or
+# a huge page stands there  (mm/rmap.c: mm_find_pmd).
+mm_find_pmd = find_leaf
 
 
 def page_check_address(page: Page, mm: Mm, address: int, sync: bool) -> PageTable | None:
     """The leaf table whose pte at @address maps @page, with its lock held; None, and no
     lock, if it does not.  Without @sync a first look is taken without the lock
     (mm/rmap.c: page_check_address)."""
-    pt = mm_find_pmd(mm, address)
+    pt = find_leaf(mm, address)
     if pt is None:
         return None
-    if not sync and not pte_present(ptep_get(pt, address)):
+    if not sync and not ptep_get(pt, address) & _PRESENT_ANY:
         return None
     spin_lock(pt.ptl)  # type: ignore[arg-type]
     pte = ptep_get(pt, address)
-    if pte_present(pte) and pte_pfn(pte) == page.pfn:
+    if pte & _PRESENT_ANY and (pte & PTE_PFN_MASK) >> PAGE_SHIFT == page.pfn:
         return pt
     spin_unlock(pt.ptl)  # type: ignore[arg-type]
     return None
@@ -281,11 +291,11 @@ def _rmap_walk_anon(page: Page, rwc: RmapWalkControl, arg: Any) -> int:
             return SWAP_AGAIN
         anon_vma_lock_read(anon_vma)
     ret = SWAP_AGAIN
-    pgoff = page_to_pgoff(page)
+    pgoff: int = page.index
     rmap_one, done, invalid_vma = rwc.rmap_one, rwc.done, rwc.invalid_vma
     for chain in anon_vma.rb_root.overlapping(pgoff, pgoff):
         vma = chain.vma
-        address = vma_address(page, vma)
+        address = vma.vm_start + ((pgoff - vma.vm_pgoff) << PAGE_SHIFT)
         if invalid_vma is not None and invalid_vma(vma, arg):
             continue
         ret = rmap_one(page, vma, address, arg)
@@ -293,7 +303,7 @@ def _rmap_walk_anon(page: Page, rwc: RmapWalkControl, arg: Any) -> int:
             break
         if done is not None and done(page):
             break
-    page_unlock_anon_vma_read(anon_vma)
+    up_read(anon_vma.root.rwsem)
     return ret
 
 
@@ -322,11 +332,9 @@ def _rmap_walk_file(page: Page, rwc: RmapWalkControl, arg: Any) -> int:
 
 
 def is_vma_temporary_stack(vma: Vma) -> bool:
-    """Whether exec is still building this stack  (mm/huge_memory: is_vma_temporary_stack)."""
-    flags = READ_ONCE(vma, "vm_flags")
-    return bool(
-        flags & VM_GROWSDOWN and flags & VM_STACK_INCOMPLETE_SETUP == VM_STACK_INCOMPLETE_SETUP
-    )
+    """Whether exec is still building this stack
+    (mm/huge_memory.c: is_vma_temporary_stack)."""
+    return _is_temporary_stack(vma, None)
 
 
 # --- unmapping ---
@@ -339,7 +347,7 @@ def try_to_unmap(page: Page, flags: int) -> int:
         BUG("try_to_unmap of an unlocked page", page)
     # exec moves such a stack while ptes and addresses disagree; an entry left in it
     # could not be found again.
-    skips_stacks = flags & TTU_MIGRATION and PageAnon(page) and not PageKsm(page)
+    skips_stacks = flags & TTU_MIGRATION and PageAnonNotKsm(page)
     ret = rmap_walk(page, _UNMAP_FOR_MIGRATION if skips_stacks else _UNMAP, flags)
     if ret != SWAP_MLOCK and not page_mapped(page):
         ret = SWAP_SUCCESS
@@ -373,9 +381,11 @@ def try_to_unmap_one(page: Page, vma: Vma, address: int, flags: int) -> int:
         return SWAP_FAIL
 
     pteval = ptep_clear_flush(vma, address, pt)
-    if pte_dirty(pteval):
+    if pteval & _PAGE_DIRTY:
         page_writeback.set_page_dirty(page)
-    update_hiwater_rss(mm)
+    rss = mm.rss_stat[MM_FILEPAGES] + mm.rss_stat[MM_ANONPAGES]
+    if mm.hiwater_rss < rss:
+        mm.hiwater_rss = rss
 
     if PageHWPoison(page) and not flags & TTU_IGNORE_HWPOISON:
         mm.rss_stat[MM_ANONPAGES if PageAnon(page) else MM_FILEPAGES] -= 1
@@ -392,15 +402,16 @@ def try_to_unmap_one(page: Page, vma: Vma, address: int, flags: int) -> int:
             mm.rss_stat[MM_SWAPENTS] += 1
             entry: int = swap_value
         else:
-            BUG_ON(not flags & TTU_MIGRATION, "unmapped for reclaim without swap entry", page)
-            entry = migrate.make_migration_entry(page, pte_write(pteval))
+            if not flags & TTU_MIGRATION:
+                BUG("unmapped for reclaim without swap entry", page)
+            entry = migrate.make_migration_entry(page, pteval & _PAGE_RW)
         swp_pte = swp_entry_to_pte(entry)
-        if pte_soft_dirty(pteval):
+        if pteval & _PAGE_SOFT_DIRTY:
             swp_pte = pte_swp_mksoft_dirty(swp_pte)
         set_pte_at(mm, address, pt, swp_pte)
     elif flags & TTU_MIGRATION:
         # Known defect of v3.19: the soft-dirty bit of a file pte is lost here.
-        entry = migrate.make_migration_entry(page, pte_write(pteval))
+        entry = migrate.make_migration_entry(page, pteval & _PAGE_RW)
         set_pte_at(mm, address, pt, swp_entry_to_pte(entry))
     else:
         mm.rss_stat[MM_FILEPAGES] -= 1
@@ -408,7 +419,7 @@ def try_to_unmap_one(page: Page, vma: Vma, address: int, flags: int) -> int:
     page_remove_rmap(page)
     swap.put_page(page)
     spin_unlock(ptl)
-    if not flags & TTU_MUNLOCK:
+    if mm.mmu_notifiers and not flags & TTU_MUNLOCK:
         mmu_notifier.mmu_notifier_invalidate_page(mm, address)
     return SWAP_AGAIN
 
@@ -431,12 +442,11 @@ def update_hiwater_rss(mm: Mm) -> None:
         mm.hiwater_rss = rss
 
 
-def _page_not_mapped(page: Page) -> bool:
-    return not page_mapped(page)
-
-
 def _is_temporary_stack(vma: Vma, _: Any) -> bool:
-    return is_vma_temporary_stack(vma)
+    flags = READ_ONCE(vma, "vm_flags")
+    return bool(
+        flags & VM_GROWSDOWN and flags & VM_STACK_INCOMPLETE_SETUP == VM_STACK_INCOMPLETE_SETUP
+    )
 
 
 def try_to_unmap_nonlinear(page: Page, mapping: AddressSpace, _flags: int) -> int:
@@ -536,18 +546,18 @@ def _try_to_unmap_cluster(cursor: int, vma: Vma, check_page: Page) -> tuple[int,
 _UNMAP = RmapWalkControl(
     try_to_unmap_one,
     anon_lock=page_lock_anon_vma_read,
-    done=_page_not_mapped,
+    done=page_not_mapped,
     file_nonlinear=try_to_unmap_nonlinear,
 )
 _UNMAP_FOR_MIGRATION = RmapWalkControl(
     try_to_unmap_one,
     anon_lock=page_lock_anon_vma_read,
-    done=_page_not_mapped,
+    done=page_not_mapped,
     file_nonlinear=try_to_unmap_nonlinear,
     invalid_vma=_is_temporary_stack,
 )
 _MUNLOCK = RmapWalkControl(
-    try_to_unmap_one, anon_lock=page_lock_anon_vma_read, done=_page_not_mapped
+    try_to_unmap_one, anon_lock=page_lock_anon_vma_read, done=page_not_mapped
 )
 
 
@@ -636,7 +646,7 @@ def page_mkclean(page: Page) -> int:
     """Write-protect and clean the shared ptes of a locked file page, so that the next
     store faults; how many were dirty or writable  (mm/rmap.c: page_mkclean)."""
     BUG_ON(not PageLocked(page), "page_mkclean of an unlocked page", page)
-    if not page_mapped(page) or util.page_mapping(page) is None:
+    if not page_mapped(page) or page_mapping(page) is None:
         return 0
     cleaned = [0]
     rmap_walk(page, _MKCLEAN, cleaned)

@@ -17,15 +17,11 @@ from mmigrate.linux.include.page_flags import (
     PG_active,
     PG_head,
     PG_lru,
-    PG_swapbacked,
     PG_tail,
     PG_unevictable,
 )
 from mmigrate.linux.include.sched import Cpu
 from mmigrate.linux.include.vmstat import (
-    LRU_ACTIVE_ANON,
-    LRU_INACTIVE_ANON,
-    LRU_INACTIVE_FILE,
     LRU_UNEVICTABLE,
     NR_LRU_BASE,
     NR_MLOCK,
@@ -53,7 +49,7 @@ from mmigrate.linux.kernel.page_flags import (
     SetPageReferenced,
     SetPageUnevictable,
     TestSetPageMlocked,
-    lru_flags,
+    page_lru,
 )
 from mmigrate.linux.kernel.page_ref import (
     get_page,
@@ -61,9 +57,10 @@ from mmigrate.linux.kernel.page_ref import (
     page_mapped,
     put_page_testzero,
 )
+from mmigrate.linux.kernel.page_ref import put_page as put_page
 from mmigrate.linux.kernel.spinlock import spin_lock, spin_unlock
 from mmigrate.linux.kernel.workqueue import run_on_cpus
-from mmigrate.linux.lib.list import list_add, list_add_tail, list_del, list_move_tail
+from mmigrate.linux.lib.list import list_add, list_add_tail, list_move_tail
 from mmigrate.linux.mm import page_alloc
 
 LRU_ADD: Final = "lru_add"
@@ -76,40 +73,25 @@ _LIST_FLAGS: Final = PG_active | PG_unevictable
 # --- lists; lru_lock is held ---
 
 
-def page_lru(page: Page) -> int:
-    """Which list a page belongs on  (include/linux/mm_inline.h: page_lru)."""
-    flags = lru_flags(page)
-    if flags & PG_unevictable:
-        return LRU_UNEVICTABLE
-    lru = LRU_INACTIVE_ANON if flags & PG_swapbacked else LRU_INACTIVE_FILE
-    return lru + LRU_ACTIVE_ANON if flags & PG_active else lru
-
-
 def add_page_to_lru_list(page: Page, zone: Zone, lru: int) -> None:
     list_add(page, zone.lruvec.lists[lru])
     zone.vm_stat[NR_LRU_BASE + lru] += 1
 
 
 def del_page_from_lru_list(page: Page, zone: Zone, lru: int) -> None:
-    list_del(page)
+    before, after = page.prev, page.next  # list_del
+    before.next = after
+    after.prev = before
+    page.next = page.prev = page
     zone.vm_stat[NR_LRU_BASE + lru] -= 1
 
 
 # --- the last reference ---
 
 
-def put_page(page: Page) -> None:
-    """Drop a reference; the last one frees the page  (mm/swap.c: put_page)."""
-    if put_page_testzero(page):
-        _free_page(page)
-
-
-page_cache_release = put_page
-
-
-def _free_page(page: Page) -> None:
-    """Take a page without references off its list and free it
-    (mm/swap.c: __put_single_page)."""
+def free_page(page: Page) -> None:
+    """Take a page without references off its list and free it; what `put_page` calls for
+    the last one  (mm/swap.c: __put_single_page)."""
     if PageLRU(page):
         zone = page.zone
         with spin_lock(zone.lru_lock):

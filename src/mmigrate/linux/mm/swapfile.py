@@ -47,7 +47,7 @@ from mmigrate.linux.kernel.page_ref import get_page, page_mapcount, page_mapped
 from mmigrate.linux.kernel.pgtable import find_leaf, ptep_get, set_pte_at
 from mmigrate.linux.kernel.rwsem import down_read
 from mmigrate.linux.kernel.spinlock import SpinLock, spin_lock, spin_unlock
-from mmigrate.linux.mm import filemap, rmap, shmem, swap, swap_state
+from mmigrate.linux.mm import filemap, fork, rmap, shmem, swap, swap_state
 
 
 class SwapArea:
@@ -343,10 +343,12 @@ def _unuse_place(state: SwapState, area: SwapArea, entry: int) -> int:
     if area.counts[swp_offset(entry)]:
         shmem.shmem_unuse(area.kernel, entry, page)
         for mm in list(state.mmlist):
+            fork.mmget(mm)
             with down_read(mm.mmap_sem):
                 for vma in mm.mmap:
                     if vma.anon_vma is not None:
                         _unuse_vma(vma, entry, page)
+            fork.mmput(mm)
     if PageSwapCache(page) and page_private(page) == entry and not page_swapcount(page):
         swap_state.delete_from_swap_cache(page)
     SetPageDirty(page)

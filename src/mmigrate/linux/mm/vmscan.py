@@ -64,6 +64,8 @@ from mmigrate.linux.kernel.page_flags import (
     TestClearPageReferenced,
     page_has_private,
     page_is_file_cache,
+    page_lru,
+    page_mapping,
     page_private,
     trylock_page,
     unlock_page,
@@ -88,7 +90,6 @@ from mmigrate.linux.mm import (
     swap,
     swap_state,
     swapfile,
-    util,
 )
 
 _FORCED: Final = TTU_UNMAP | TTU_IGNORE_ACCESS
@@ -106,7 +107,7 @@ def isolate_lru_page(page: Page) -> int:
     ret = -EBUSY
     spin_lock(zone.lru_lock)
     if PageLRU(page):
-        lru = swap.page_lru(page)
+        lru = page_lru(page)
         get_page(page)
         ClearPageLRU(page)
         swap.del_page_from_lru_list(page, zone, lru)
@@ -129,7 +130,7 @@ def __isolate_lru_page(page: Page, mode: int) -> int:
         if PageDirty(page):
             if mode & ISOLATE_CLEAN:
                 return -EBUSY
-            mapping = util.page_mapping(page)
+            mapping = page_mapping(page)
             if mapping is not None and mapping.a_ops.migratepage is None:
                 return -EBUSY
     if mode & ISOLATE_UNMAPPED and page_mapped(page):
@@ -143,7 +144,7 @@ def __isolate_lru_page(page: Page, mode: int) -> int:
 def page_evictable(page: Page) -> bool:
     """Whether reclaim could ever free it: its mapping allows it, and it is not mlocked
     (mm/vmscan.c: page_evictable)."""
-    mapping = util.page_mapping(page)
+    mapping = page_mapping(page)
     return not (mapping is not None and mapping.flags & AS_UNEVICTABLE) and not PageMlocked(page)
 
 
@@ -155,7 +156,8 @@ def putback_lru_page(page: Page) -> None:
     was_unevictable = PageUnevictable(page)
     while True:
         ClearPageUnevictable(page)
-        if page_evictable(page):
+        mapping = page_mapping(page)
+        if not (mapping is not None and mapping.flags & AS_UNEVICTABLE or PageMlocked(page)):
             is_unevictable = False
             swap.lru_cache_add(page)
             break
@@ -342,7 +344,7 @@ def _shrink_page(page: Page, sc: ScanControl, ttu_flags: int, force_reclaim: boo
     may_enter_fs = bool(sc.gfp_mask & __GFP_FS) or (
         PageSwapCache(page) and bool(sc.gfp_mask & __GFP_IO)
     )
-    mapping = util.page_mapping(page)
+    mapping = page_mapping(page)
     if PageWriteback(page):
         # Direct reclaim does not wait; the end of the writeback will rotate the page.
         SetPageReclaim(page)
@@ -360,7 +362,7 @@ def _shrink_page(page: Page, sc: ScanControl, ttu_flags: int, force_reclaim: boo
         if not swap_state.add_to_swap(page):
             return _Fate.ACTIVATE
         may_enter_fs = True
-        mapping = util.page_mapping(page)
+        mapping = page_mapping(page)
     if page_mapped(page) and mapping is not None:
         unmapped = rmap.try_to_unmap(page, ttu_flags)
         if unmapped == SWAP_FAIL:
@@ -389,7 +391,7 @@ def _shrink_page(page: Page, sc: ScanControl, ttu_flags: int, force_reclaim: boo
                 return _Fate.KEEP
             if PageDirty(page) or PageWriteback(page):
                 return _Fate.KEEP_LOCKED
-            mapping = util.page_mapping(page)
+            mapping = page_mapping(page)
     if page_has_private(page):
         if not filemap.try_to_release_page(page, sc.gfp_mask):
             return _Fate.ACTIVATE
