@@ -34,6 +34,7 @@ from mmigrate.linux.include.pgtable import (
     _PAGE_RW,
     _PAGE_SPECIAL,
     _PAGE_USER,
+    _PRESENT_ANY,
     PAGE_MASK,
     PAGE_SHIFT,
     PAGE_SIZE,
@@ -42,7 +43,6 @@ from mmigrate.linux.include.pgtable import (
     pte_dirty,
     pte_numa,
     pte_pfn,
-    pte_present,
     pte_to_swp_entry,
     pte_write,
 )
@@ -59,7 +59,7 @@ from mmigrate.linux.kernel.page_ref import get_page
 from mmigrate.linux.kernel.pgtable import find_leaf, ptep_get
 from mmigrate.linux.kernel.rwsem import down_read
 from mmigrate.linux.kernel.spinlock import spin_lock, spin_unlock
-from mmigrate.linux.mm import memory, migrate, mlock, mmap, page_writeback, swap
+from mmigrate.linux.mm import memory, migrate, mlock, mmap, page_tables, page_writeback, swap
 
 
 def follow_page(vma: Vma, addr: int, flags: int) -> Page | int | None:
@@ -73,7 +73,7 @@ def follow_page(vma: Vma, addr: int, flags: int) -> Page | int | None:
     while True:
         spin_lock(ptl)
         pte = ptep_get(pt, addr)
-        if pte_present(pte):
+        if pte & _PRESENT_ANY:
             break
         spin_unlock(ptl)
         if not flags & FOLL_MIGRATION or not is_swap_pte(pte):
@@ -92,7 +92,7 @@ def follow_page(vma: Vma, addr: int, flags: int) -> Page | int | None:
 
 def _found(vma: Vma, addr: int, pte: int, flags: int) -> Page | int:
     """A present pte that will do; its lock is held."""
-    page = memory.vm_normal_page(vma, addr, pte)
+    page = page_tables.vm_normal_page(vma, addr, pte)
     if page is None:
         zero = vma.vm_mm.kernel.zero_page
         if flags & FOLL_DUMP or pte_pfn(pte) != zero.pfn:

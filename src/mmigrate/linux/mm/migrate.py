@@ -38,6 +38,11 @@ from mmigrate.linux.include.mm_types import AddressSpace, Mm, Page, PageTable, V
 from mmigrate.linux.include.page_flags import PG_locked, PG_writeback
 from mmigrate.linux.include.pgtable import (
     _PAGE_ACCESSED,
+    _PAGE_FILE,
+    _PAGE_RW,
+    _PAGE_SOFT_DIRTY,
+    _PAGE_SWP_SOFT_DIRTY,
+    _PRESENT_NONUMA,
     PAGE_SHIFT,
     SWP_MIGRATION_READ,
     SWP_MIGRATION_WRITE,
@@ -45,10 +50,6 @@ from mmigrate.linux.include.pgtable import (
     SWP_TYPE_SHIFT,
     is_migration_entry,
     is_swap_pte,
-    is_write_migration_entry,
-    pte_mksoft_dirty,
-    pte_mkwrite,
-    pte_swp_soft_dirty,
     pte_to_swp_entry,
 )
 from mmigrate.linux.include.vmstat import (
@@ -112,6 +113,7 @@ NewPage = Callable[[Page, Any, list[Any]], Page | None]
 FreePage = Callable[[Page, Any], None]
 
 PASSES: Final = 10
+_NOT_SWAP: Final = _PRESENT_NONUMA | _PAGE_FILE
 _UNMAP_FLAGS: Final = TTU_MIGRATION | TTU_IGNORE_MLOCK | TTU_IGNORE_ACCESS
 
 
@@ -189,21 +191,22 @@ def remove_migration_pte(new: Page, vma: Vma, address: int, old: Page) -> int:
     ptl: Any = pt.ptl
     spin_lock(ptl)
     pte = ptep_get(pt, address)
-    if not is_swap_pte(pte):
+    if pte == 0 or pte & _NOT_SWAP:
         spin_unlock(ptl)
         return SWAP_AGAIN
     entry = pte_to_swp_entry(pte)
-    if not is_migration_entry(entry) or migration_entry_to_page(mm.kernel, entry) is not old:
+    kind = entry >> SWP_TYPE_SHIFT
+    if kind < SWP_MIGRATION_READ or migration_entry_to_page(mm.kernel, entry) is not old:
         spin_unlock(ptl)
         return SWAP_AGAIN
     get_page(new)
     prot = READ_ONCE(vma, "vm_page_prot")
     restored = (new.pfn << PAGE_SHIFT | prot) & ~_PAGE_ACCESSED
-    if pte_swp_soft_dirty(pte):
-        restored = pte_mksoft_dirty(restored)
+    if pte & _PAGE_SWP_SOFT_DIRTY:
+        restored |= _PAGE_SOFT_DIRTY
     # mprotect may have taken the right to write away meanwhile.
-    if is_write_migration_entry(entry) and READ_ONCE(vma, "vm_flags") & VM_WRITE:
-        restored = pte_mkwrite(restored)
+    if kind == SWP_MIGRATION_WRITE and READ_ONCE(vma, "vm_flags") & VM_WRITE:
+        restored |= _PAGE_RW
     set_pte_at(mm, address, pt, restored)
     if PageAnon(new):
         rmap.do_page_add_anon_rmap(new, vma, address, False)

@@ -20,10 +20,13 @@ from mmigrate.linux.include.mm import (
 )
 from mmigrate.linux.include.mm_types import AddressSpace, Mm, Page, PageTable, Vma
 from mmigrate.linux.include.pgtable import (
+    _PAGE_SPECIAL,
+    _PRESENT_NONUMA,
     PAGE_SHIFT,
     PAGE_SIZE,
     PMD_MASK,
     PMD_SIZE,
+    PTE_PFN_MASK,
     is_migration_entry,
     is_write_migration_entry,
     make_migration_entry_read,
@@ -34,10 +37,8 @@ from mmigrate.linux.include.pgtable import (
     pte_file_mksoft_dirty,
     pte_mkclean,
     pte_mkold,
-    pte_pfn,
     pte_present,
     pte_soft_dirty,
-    pte_special,
     pte_swp_mksoft_dirty,
     pte_swp_soft_dirty,
     pte_to_swp_entry,
@@ -81,9 +82,9 @@ def is_cow_mapping(flags: int) -> bool:
 def vm_normal_page(vma: Vma, addr: int, pte: int) -> Page | None:
     """The page of a present pte, or None if it is special: the zero page, a raw frame
     (mm/memory.c: vm_normal_page)."""
-    if pte_special(pte) or vma.vm_flags & VM_PFNMAP:
+    if pte & _PAGE_SPECIAL and pte & _PRESENT_NONUMA or vma.vm_flags & VM_PFNMAP:
         return None
-    return vma.vm_mm.kernel.page_of(pte_pfn(pte))
+    return vma.vm_mm.kernel.page_of((pte & PTE_PFN_MASK) >> PAGE_SHIFT)
 
 
 # --- growing ---
