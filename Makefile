@@ -1,39 +1,43 @@
-# Everything sets itself up: it needs git, make, python3 (3.11 or later) and python3-venv.
+# Everything sets itself up in .venv: it needs git, make, python3 (3.11 or later) and python3-venv.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 
 .PHONY: help demo test lint format types layers unit bench clean
+.DEFAULT_GOAL := help
 
 help:
 	@echo "make demo     move a real process from one node to another, in the model"
-	@echo "make test     format check, lint, types, floors, tests, and every example of the docs"
+	@echo "make test     format, lint, types, floors, tests, and every example of the docs"
 	@echo "make bench    the benchmarks"
 	@echo "make format   format the code"
+	@echo "make lint     make types     make layers     make unit     parts of make test"
 	@echo "make clean    remove what was built"
 
 $(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "mmigrate needs Python 3.11 or later with venv: apt-get install python3-venv" >&2; exit 3; }
 	@echo "setting up $(VENV) ..."
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--require-hashes --only-binary :all: -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--no-build-isolation --no-deps -e .
+	@$(PIP) install --require-hashes --only-binary :all: -r requirements.lock
+	@$(PIP) install --no-build-isolation --no-deps -e .
 	@touch $@
 
 demo: $(STAMP)
 	@$(BIN)/mmigrate demo
 
-# The checks of the text run beside each other; the tests come last, and their closing line.
+# The checks of the text run beside each other, and all of them even if one fails; the tests
+# come last, and their closing line.
 test: $(STAMP)
-	@$(MAKE) --no-print-directory -j2 --output-sync=target lint types layers
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 --output-sync=target types lint layers
 	@$(MAKE) --no-print-directory unit
 
 lint: $(STAMP)
-	@$(BIN)/ruff format --check --quiet . || { echo "run: make format"; exit 1; }
-	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet --diff . || { echo "make format does this" >&2; exit 1; }
+	@$(BIN)/ruff check --quiet --output-format=concise .
 	@echo "format and lint: ok"
 
 types: $(STAMP)
@@ -41,12 +45,12 @@ types: $(STAMP)
 	@echo "types: ok"
 
 layers: $(STAMP)
-	@$(BIN)/lint-imports --no-logo >.layers 2>&1 || { cat .layers; rm -f .layers; exit 1; }
-	@rm -f .layers
+	@report=$$($(BIN)/lint-imports --no-logo 2>&1) || { echo "$$report" >&2; exit 1; }
 	@echo "floors: ok"
 
+# The examples of a page belong to one worker, hence loadgroup.
 unit: $(STAMP)
-	@$(BIN)/pytest -n 2
+	@$(BIN)/pytest -n 2 --dist loadgroup
 
 bench: $(STAMP)
 	@$(BIN)/mmigrate bench

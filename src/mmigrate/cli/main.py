@@ -1,73 +1,101 @@
-"""`mmigrate`: finds the command, and turns every error into one sentence and an exit code."""
+"""`mmigrate`: finds the command, and turns every error into one sentence and an exit code.
+
+A command is a module of this package with a function `command`, and a line in COMMANDS.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 import traceback
+from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
-from typing import Any, Final
+from pathlib import Path
+from typing import Annotated, Any, Final
 
 import typer
-from typer.core import TyperGroup
-from typer.exceptions import Abort, Exit, TyperException
 
-from mmigrate.errors import KernelBug, MmigrateError
+from mmigrate.errors import InternalError, KernelBug, MmigrateError
 
-# Command to its one-line help; the module is loaded when the command is used.
+# What `mmigrate --help` says of each; the module is loaded when its command is typed.
 COMMANDS: Final = {
     "demo": "Record a real process, rebuild it on two nodes, and move it.",
     "run": "Run the scenarios of a file on the model.",
-    "snapshot": "Record a real process: areas, policies, the state and node of every page.",
+    "snapshot": "Record a real process: areas, policies, its pages and nodes.",
     "plan": "Rebuild a recorded process in the model and migrate it.",
     "bench": "Run the benchmarks.",
 }
 
+CLEAN: Final = 0
+FINDING: Final = 1
+USAGE: Final = 2
+DEFECT: Final = 70  # EX_SOFTWARE of sysexits.h
+INTERRUPTED: Final = 130  # what a shell says of SIGINT
+UNREAD: Final = 141  # what a shell says of SIGPIPE
+
 EXIT_CODES: Final = """\b
-Exit codes: 0 clean; 1 a finding or a failed assertion; 2 bad usage or input;
-            3 the computer lacks something (the message says what);
-            70 a defect of mmigrate itself; 130 interrupted.
+Exit codes
+    0  clean
+    1  a finding or a difference
+    2  bad usage or input
+    3  the computer lacks something; the message says how to get it
+   70  a defect of mmigrate; MMIGRATE_DEBUG=1 shows the traceback
+  130  interrupted
+  141  whoever read the output has gone
 """
 
 
-class LazyGroup(TyperGroup):
-    """Knows all commands by name and loads the one that is used."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in COMMANDS:
-            return None
-        module = import_module(f"mmigrate.cli.{cmd_name}")
-        # Two commands, so that typer makes a group of which we take one.
-        app = typer.Typer(add_completion=False, rich_markup_mode=None)
-        app.command(cmd_name, help=module.command.__doc__)(module.command)
-        app.command("_")(lambda: None)
-        group: Any = typer.main.get_command(app)
-        return group.commands[cmd_name]
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+def main() -> None:
+    """The program."""
+    sys.exit(run(sys.argv[1:]))
 
 
-app = typer.Typer(
-    cls=LazyGroup,
-    add_completion=False,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog=EXIT_CODES,
-)
+def run(arguments: list[str]) -> int:
+    """The exit code of a command line; whatever goes wrong is told on stderr in a sentence."""
+    try:
+        code = application(arguments)(arguments, prog_name="mmigrate", standalone_mode=False)
+        sys.stdout.flush()
+    except BaseException as error:
+        if os.environ.get("MMIGRATE_DEBUG"):
+            traceback.print_exc()
+        code, sentence = explain(error)
+        _give_up_output()
+    else:
+        # typer turns Ctrl-C into this code, and typer.Exit(n) into n.
+        sentence = "interrupted" if code == INTERRUPTED else ""
+    if sentence:
+        with suppress(OSError):
+            print(f"mmigrate: {sentence}", file=sys.stderr)
+    return code or CLEAN
 
 
-@app.callback(invoke_without_command=True)
-def _root(
+def application(arguments: list[str]) -> typer.Typer:
+    """All commands by name; those that @arguments do not name stay unloaded."""
+    program = typer.Typer(
+        add_completion=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        epilog=EXIT_CODES,
+    )
+    program.callback(invoke_without_command=True)(_mmigrate)
+    for name, summary in COMMANDS.items():
+        function: Callable[..., Any] = _not_typed
+        if name in arguments:
+            function = import_module(f"mmigrate.cli.{name}").command
+        program.command(name, short_help=summary)(function)
+    return program
+
+
+def _mmigrate(
     context: typer.Context,
-    version: bool = typer.Option(False, "--version", help="Print the version."),
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
-    """Linux page migration (v3.19): run it, pause it, break it, check it."""
+    """Linux page migration (v3.19): run it, pause it, break it, check it.
+
+    \b
+    Example:  mmigrate demo
+    """
     if version:
         from mmigrate import __version__
 
@@ -75,52 +103,59 @@ def _root(
         raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
+        raise typer.Exit(USAGE)
 
 
-def main() -> None:
-    """The program.  No traceback reaches a user unless MMIGRATE_DEBUG is set."""
-    sys.exit(run(sys.argv[1:]))
+def _not_typed() -> None:
+    """Stands for a command that this command line does not name."""
 
 
-def run(arguments: list[str]) -> int:
-    """The exit code of a command line."""
+def explain(error: BaseException) -> tuple[int, str]:
+    """The exit code for an error, and a sentence for the user, empty for silence."""
+    match error:
+        case InternalError():
+            return DEFECT, f"a defect of mmigrate: {error}"
+        case MmigrateError():
+            return error.exit_code, str(error)
+        case KernelBug():
+            return FINDING, f"BUG in the modelled kernel: {error}"
+        case typer.TyperException():
+            return USAGE, error.format_message() + _hint(error)
+        case KeyboardInterrupt() | typer.Abort():
+            return INTERRUPTED, "interrupted"
+        case BrokenPipeError():
+            return UNREAD, ""
+        case SystemExit() if isinstance(error.__context__, BrokenPipeError):
+            return UNREAD, ""
+        case OSError(filename=str() as file, strerror=str() as reason):
+            return USAGE, f"{file}: {reason}"
+        case OSError():
+            return USAGE, str(error)
+        case _:
+            return DEFECT, (
+                f"a defect of mmigrate: {type(error).__name__}: {error} ({_place(error)}); "
+                "with MMIGRATE_DEBUG=1 it shows the traceback"
+            )
+
+
+def _hint(error: typer.TyperException) -> str:
+    """Where the right usage stands."""
+    context = getattr(error, "ctx", None)
+    return f" (see {context.command_path} --help)" if context is not None else ""
+
+
+def _place(error: BaseException) -> str:
+    """The innermost line of mmigrate that the error passed, else the innermost of all."""
+    frames = traceback.extract_tb(error.__traceback__)
+    package = str(Path(__file__).parents[1])
+    ours = [frame for frame in frames if frame.filename.startswith(package)]
+    frame = (ours or frames)[-1]
+    return f"{Path(frame.filename).name}:{frame.lineno}"
+
+
+def _give_up_output() -> None:
+    """If what stdout still holds cannot be written, keep Python from trying again at exit."""
     try:
-        result = app(args=arguments, prog_name="mmigrate", standalone_mode=False)
-        return result if isinstance(result, int) else 0
-    except Exit as stop:
-        return int(stop.exit_code)
-    except (KeyboardInterrupt, Abort):
-        complain("interrupted")
-        return 130
-    except TyperException as error:
-        told = getattr(error, "format_message", None)
-        complain(str(error) if told is None else told())
-        return 2
-    except BrokenPipeError:
-        # who read our output has gone: not our fault, and nobody to tell
+        sys.stdout.flush()
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except MmigrateError as error:
-        complain(str(error))
-        return error.exit_code
-    except KernelBug as bug:
-        complain(f"BUG in the modelled kernel: {bug}")
-        return 1
-    except OSError as error:
-        complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-        return 2
-    except Exception as error:
-        if os.environ.get("MMIGRATE_DEBUG"):
-            traceback.print_exc()
-            return 70
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        complain(
-            f"a defect of mmigrate: {type(error).__name__}: {error} "
-            f"(in {os.path.basename(frame.filename)}, line {frame.lineno}); "
-            "set MMIGRATE_DEBUG=1 for details"
-        )
-        return 70
-
-
-def complain(sentence: str) -> None:
-    print(f"mmigrate: {sentence}", file=sys.stderr)

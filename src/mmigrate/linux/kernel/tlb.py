@@ -49,9 +49,9 @@ def user_access(task: Task, addr: int, write: bool, touch: Callable[[Page], None
     """
     cpu, mm = task.cpu, task.mm
     assert mm is not None
-    switch_mm(cpu, mm)
     sched.local_irq_disable()
     try:
+        switch_mm(cpu, mm)  # another task may have had the CPU
         pte = _translate(cpu, mm, addr, write)
         if pte is None:
             return False

@@ -323,8 +323,10 @@ def _buddy_of_next_is_free(zone: Zone, pfn: int, order: int) -> bool:
 
 
 def _rmqueue_bulk(zone: Zone, pcp: PerCpuPages, migratetype: int, cold: bool) -> None:
-    """Refill a per-CPU list  (mm/page_alloc.c: rmqueue_bulk)."""
+    """Refill a per-CPU list; no other task of this CPU may come in between
+    (mm/page_alloc.c: rmqueue_bulk, with interrupts off)."""
     head: ListHead = pcp.lists[migratetype]
+    sched.preempt_disable()
     with spin_lock(zone.lock):
         taken = 0
         while taken < pcp.batch:
@@ -339,11 +341,13 @@ def _rmqueue_bulk(zone: Zone, pcp: PerCpuPages, migratetype: int, cold: bool) ->
             taken += 1
         zone.vm_stat[NR_FREE_PAGES] -= taken
         pcp.count += taken
+    sched.preempt_enable()
 
 
 def _free_pcppages_bulk(zone: Zone, count: int, pcp: PerCpuPages) -> None:
-    """Give pages of a per-CPU list back, from the lists in turn
-    (mm/page_alloc.c: free_pcppages_bulk)."""
+    """Give pages of a per-CPU list back, from the lists in turn; no other task of this CPU
+    may come in between  (mm/page_alloc.c: free_pcppages_bulk, with interrupts off)."""
+    sched.preempt_disable()
     with spin_lock(zone.lock):
         migratetype = batch_free = 0
         to_free = count
@@ -366,6 +370,7 @@ def _free_pcppages_bulk(zone: Zone, count: int, pcp: PerCpuPages) -> None:
                     break
         zone.vm_stat[NR_FREE_PAGES] += count
         pcp.count -= count
+    sched.preempt_enable()
 
 
 def drain_pages(kernel: Kernel, cpu: Cpu) -> None:

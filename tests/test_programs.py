@@ -1,0 +1,241 @@
+"""Random programs over the user-level API, tasks interleaved by seed: no oracle ever objects.
+
+A long run: HYPOTHESIS_PROFILE=long PROGRAMS=5000 pytest tests/test_programs.py
+"""
+
+from contextlib import suppress
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    multiple,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from mmigrate import Machine, Mapping, MiB
+from mmigrate.linux.include.mempolicy import MPOL_MF_MOVE, MPOL_MF_MOVE_ALL
+from mmigrate.linux.include.mm import MADV_DONTNEED, MADV_REMOVE
+
+NODES = 3
+PAGES = 6
+
+node = st.integers(0, NODES - 1)
+nodes = st.sets(node, min_size=1).map(sorted)
+prots = st.sampled_from(["r", "rw", "", "rwx"])
+move_flags = st.sampled_from([MPOL_MF_MOVE, MPOL_MF_MOVE_ALL])
+modes = st.sampled_from(["default", "bind", "interleave", "preferred", "local", "bind=static"])
+part = st.tuples(st.integers(0, PAGES - 1), st.integers(1, PAGES)).map(
+    lambda pair: slice(pair[0], min(PAGES, pair[0] + pair[1]))
+)
+
+
+class Programs(RuleBasedStateMachine):
+    """Processes and their mappings; every step may fail with an errno, none may corrupt."""
+
+    processes = Bundle("processes")
+    areas = Bundle("areas")
+    pins = Bundle("pins")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.machine = Machine(nodes=[MiB(4)] * NODES, cpus=(0, 0, 1, 2))
+        self.files = [
+            self.machine.file("ext4", PAGES * 4096, fs="ext4", data=b"on disk"),
+            self.machine.file("exofs", PAGES * 4096, fs="exofs"),
+            self.machine.file("nfs", PAGES * 4096, fs="nfs"),
+            self.machine.shmem("shm", PAGES * 4096),
+        ]
+        self.started = []
+
+    @initialize(target=processes)
+    def begin(self):
+        self.machine.swapon(MiB(1))
+        return self.machine.process("init")
+
+    # --- processes ---
+
+    @rule(target=processes, cpu=st.integers(0, 3), user=st.booleans())
+    def process(self, cpu, user):
+        return self.machine.process("app", cpu=cpu, uid=1000 if user else 0)
+
+    @rule(target=processes, process=processes)
+    def fork(self, process):
+        with suppress(ProcessLookupError):
+            return process.fork()
+        return multiple()
+
+    @rule(process=consumes(processes))
+    def exit(self, process):
+        if len(self.machine.processes) > 1 and not self.started:
+            with suppress(ProcessLookupError):
+                process.exit()
+
+    @rule(process=processes, mode=modes, chosen=nodes)
+    def set_mempolicy(self, process, mode, chosen):
+        with suppress(OSError):
+            process.set_mempolicy(mode, chosen if mode not in ("default", "local") else ())
+
+    # --- areas ---
+
+    @rule(target=areas, process=processes, shared=st.booleans(), populate=st.booleans())
+    def map_anonymous(self, process, shared, populate):
+        return self._map(process, shared=shared, populate=populate)
+
+    @rule(
+        target=areas,
+        process=processes,
+        file=st.integers(0, 3),
+        shared=st.booleans(),
+        prot=prots,
+    )
+    def map_file(self, process, file, shared, prot):
+        return self._map(process, file=self.files[file], shared=shared, prot=prot)
+
+    def _map(self, process, **options):
+        with suppress(OSError):
+            return process, process.mmap(pages=PAGES, **options)
+        return multiple()
+
+    def _do(self, area, call, *arguments, later=False, **options):
+        """Now, or in a task of its own in the next run."""
+        process, _ = area
+        function = getattr(process, call)
+        if later:
+            if not process.exited:
+                self.started.append(self.machine.start(function, *arguments, **options))
+        else:
+            with suppress(OSError):
+                return function(*arguments, **options)
+        return None
+
+    @rule(area=areas, where=part, write=st.booleans(), later=st.booleans())
+    def touch(self, area, where, write, later):
+        self._do(area, "touch", area[1][where], write=write, later=later)
+
+    @rule(area=areas, page=st.integers(0, PAGES - 1), data=st.binary(min_size=1, max_size=9))
+    def write(self, area, page, data):
+        self._do(area, "write", area[1].start + page * 4096 + 5, data)
+
+    @rule(area=areas, page=st.integers(0, PAGES - 1), text=st.sampled_from([b"x", b"yy", b"zzz"]))
+    def write_later(self, area, page, text):
+        self._do(area, "write", area[1].start + page * 4096, text, later=True)
+
+    @rule(area=areas, page=st.integers(0, PAGES - 1), later=st.booleans())
+    def read(self, area, page, later):
+        self._do(area, "read", area[1].start + page * 4096, 16, later=later)
+
+    @rule(area=areas, where=part, later=st.booleans())
+    def munmap(self, area, where, later):
+        self._do(area, "munmap", area[1][where], later=later)
+
+    @rule(area=areas, where=part, prot=prots, later=st.booleans())
+    def mprotect(self, area, where, prot, later):
+        self._do(area, "mprotect", area[1][where], prot, later=later)
+
+    @rule(target=areas, area=areas, pages=st.integers(1, PAGES + 2))
+    def mremap(self, area, pages):
+        moved = self._do(area, "mremap", area[1], pages * 4096)
+        return (area[0], Mapping(moved.start, PAGES * 4096)) if moved else multiple()
+
+    @rule(area=areas, where=part, on=st.booleans(), later=st.booleans())
+    def mlock(self, area, where, on, later):
+        self._do(area, "mlock" if on else "munlock", area[1][where], later=later)
+
+    @rule(area=areas, where=part, advice=st.sampled_from([MADV_DONTNEED, MADV_REMOVE]))
+    def madvise(self, area, where, advice):
+        self._do(area, "madvise", area[1][where], advice)
+
+    @rule(target=pins, area=areas, where=part, write=st.booleans())
+    def pin(self, area, where, write):
+        pinned = self._do(area, "pin", area[1][where], write=write)
+        return pinned if pinned else multiple()
+
+    @rule(pin=consumes(pins))
+    def unpin(self, pin):
+        if not pin.process.exited:
+            pin.release()
+
+    # --- moving ---
+
+    @rule(area=areas, where=part, to=node, flags=move_flags, later=st.booleans())
+    def move_pages(self, area, where, to, flags, later):
+        self._do(area, "move_pages", area[1][where], to, flags=flags, later=later)
+
+    @rule(process=processes, other=processes, from_=nodes, to=nodes, later=st.booleans())
+    def migrate_pages(self, process, other, from_, to, later):
+        if not other.exited:
+            self._do((process, None), "migrate_pages", from_, to, process=other, later=later)
+
+    @rule(
+        area=areas,
+        where=part,
+        mode=modes,
+        chosen=nodes,
+        move=st.booleans(),
+        strict=st.booleans(),
+        later=st.booleans(),
+    )
+    def mbind(self, area, where, mode, chosen, move, strict, later):
+        chosen = chosen if mode not in ("default", "local") else ()
+        self._do(
+            area, "mbind", area[1][where], mode, chosen, move=move, strict=strict, later=later
+        )
+
+    # --- files and memory pressure ---
+
+    @rule(area=areas, where=part)
+    def swap_out(self, area, where):
+        if not area[0].exited:
+            self.machine.swap_out(area[0], area[1][where])
+
+    @rule(process=processes, file=st.integers(0, 3), page=st.integers(0, PAGES - 1))
+    def pwrite(self, process, file, page):
+        with suppress(OSError):
+            process.pwrite(self.files[file], b"by write(2)", page * 4096 + 4090)
+
+    @rule(file=st.integers(0, 2))
+    def writeback(self, file):
+        self.machine.writeback(self.files[file])
+
+    @rule(file=st.integers(0, 2))
+    def fsync(self, file):
+        self.machine.fsync(self.files[file])
+
+    @rule(file=st.integers(0, 3), pages=st.integers(0, PAGES))
+    def truncate(self, file, pages):
+        self.machine.truncate(self.files[file], pages * 4096 + 100 if pages else 0)
+
+    @rule()
+    def drop_caches(self):
+        self.machine.drop_caches()
+
+    # --- interleaving ---
+
+    @precondition(lambda self: self.started)
+    @rule(seed=st.integers(0, 1 << 32))
+    def run(self, seed):
+        self.started = []
+        self.machine.run(seed)
+
+    def teardown(self):
+        if self.started:
+            self.machine.run(1)
+        for pin in list(self.machine.pins):
+            if not pin.process.exited:
+                pin.release()
+        self.machine.finish_io()
+        self.machine.drain_pagevecs()
+        assert [str(found) for found in self.machine.check()] == []
+
+
+def test_programs():
+    chosen = settings(settings.default, stateful_step_count=30)
+    if settings.get_current_profile_name() == "ci":
+        chosen = settings(chosen, max_examples=60)
+    run_state_machine_as_test(Programs, settings=chosen)
