@@ -14,7 +14,9 @@ from hypothesis import settings
 
 settings.register_profile("ci", derandomize=True, database=None, deadline=None, print_blob=True)
 settings.register_profile("dev", deadline=timedelta(seconds=2))
-settings.register_profile("long", max_examples=int(os.environ.get("PROGRAMS", "10000")), deadline=None, print_blob=True)
+settings.register_profile(
+    "long", max_examples=int(os.environ.get("PROGRAMS", "10000")), deadline=None, print_blob=True
+)
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
 )

@@ -183,9 +183,7 @@ class Programs(RuleBasedStateMachine):
     )
     def mbind(self, area, where, mode, chosen, move, strict, later):
         chosen = chosen if mode not in ("default", "local") else ()
-        self._do(
-            area, "mbind", area[1][where], mode, chosen, move=move, strict=strict, later=later
-        )
+        self._do(area, "mbind", area[1][where], mode, chosen, move=move, strict=strict, later=later)
 
     # --- files and memory pressure ---
 

@@ -45,8 +45,8 @@ def command(
         file = Path(folder) / "worker.snap"
         with _worker(size) as pid:
             console.print(
-                f"[bold]1.[/] A worker runs as process {pid}: private, forked and shared, "
-                "file-backed,\n   shared, locked and untouched memory. It is recorded while it runs:\n"
+                f"[bold]1.[/] A worker runs as process {pid}, with private, forked, file-backed, "
+                "shared, locked and untouched memory. It is recorded while it runs.\n"
             )
             with output.progress() as report:
                 taken = record(pid, progress=report)
@@ -56,9 +56,9 @@ def command(
             snapshot_command.print_summary(snapshot, Path("worker.snap"), written)
         sizes = _two_nodes(snapshot)
         console.print(
-            f"\n[bold]2.[/] It is rebuilt on a modelled machine of two nodes of {sizes[0] >> 20} MiB "
-            "each, every page\n   on its node, and moved from node 0 to node 1 as "
-            "migrate_pages(2) of Linux v3.19 would:\n"
+            f"\n[bold]2.[/] It is rebuilt on a modelled machine of two nodes of "
+            f"{sizes[0] >> 20} MiB each, every page on its node, and moved from node 0 to node 1 "
+            "as migrate_pages(2) of Linux v3.19 would do it for an ordinary user.\n"
         )
         with output.progress() as report:
             planned, violations = plan.make_plan(snapshot, sizes, "0", "1", report)
@@ -70,9 +70,9 @@ def command(
         )
         race = _race()
         console.print(
-            "\n[bold]4.[/] Two threads, one page: one moves it, the other writes to it, 200 "
-            f"interleavings\n   at random. The writer had to wait for the migration in "
-            f"{race['waited']} of them, and no store\n   was lost in any."
+            "\n[bold]4.[/] Two threads, one page: one moves it, the other writes to it a hundred "
+            f"times, in {race['interleavings']} interleavings at random. In {race['waited']} of "
+            f"them the writer had to wait for the migration; stores lost: {race['lost']}."
         )
         console.print(
             "\nNext: mmigrate snapshot PID -o app.snap, then mmigrate plan app.snap --from 0 --to 1"

@@ -175,7 +175,8 @@ def print_plan(
     if len(shown) < len(with_pages):
         rest = sum(area.pages for area in with_pages) - sum(area.pages for area in shown)
         console.print(
-            f"and {len(with_pages) - len(shown)} smaller areas with {rest:,} pages (--all lists them)"
+            f"and {len(with_pages) - len(shown)} smaller areas with {rest:,} pages "
+            "(--all lists them)"
         )
     console.print(
         f"[bold]{plan.pages:,} pages: {plan.moved:,} moved, {plan.stayed:,} stayed[/]"

@@ -82,7 +82,10 @@ def _print(outcomes: list[Outcome], titles: dict[str, str]) -> None:
     console = Console(highlight=False)
     for outcome in outcomes:
         mark = "[green]ok[/]  " if outcome.clean else "[red]FAIL[/]"
-        console.print(f"{mark} {outcome.name}  [dim]{escape(titles[outcome.name])}[/]")
+        console.print(
+            f"{mark} {outcome.name}  [dim]{escape(titles[outcome.name])}[/]",
+            soft_wrap=True,
+        )
         if outcome.failed:
             console.print(f"     {escape(outcome.failed)}")
         for violation in outcome.violations:

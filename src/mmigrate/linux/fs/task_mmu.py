@@ -166,7 +166,7 @@ def area_sizes(vma: Vma) -> AreaSizes:
         sizes.resident += 1
         sizes.anonymous += int(PageAnon(page))
         sizes.referenced += int(pte_young(pte) or PageReferenced(page))
-        dirty = pte_dirty(pte) and pte_present(pte) or PageDirty(page)
+        dirty = (pte_dirty(pte) and pte_present(pte)) or PageDirty(page)
         mapcount = page_mapcount(page)
         if mapcount >= 2:
             sizes.pss += 1 / mapcount

@@ -1,1 +1,1 @@
-"""The primitives: the only place where a task can lose the CPU, and the only place that announces shared accesses."""
+"""The primitives: the only code that announces shared accesses, and can lose the CPU."""

@@ -82,7 +82,7 @@ def is_cow_mapping(flags: int) -> bool:
 def vm_normal_page(vma: Vma, addr: int, pte: int) -> Page | None:
     """The page of a present pte, or None if it is special: the zero page, a raw frame
     (mm/memory.c: vm_normal_page)."""
-    if pte & _PAGE_SPECIAL and pte & _PRESENT_NONUMA or vma.vm_flags & VM_PFNMAP:
+    if (pte & _PAGE_SPECIAL and pte & _PRESENT_NONUMA) or vma.vm_flags & VM_PFNMAP:
         return None
     return vma.vm_mm.kernel.page_of((pte & PTE_PFN_MASK) >> PAGE_SHIFT)
 

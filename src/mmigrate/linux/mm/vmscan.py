@@ -157,7 +157,7 @@ def putback_lru_page(page: Page) -> None:
     while True:
         ClearPageUnevictable(page)
         mapping = page_mapping(page)
-        if not (mapping is not None and mapping.flags & AS_UNEVICTABLE or PageMlocked(page)):
+        if not ((mapping is not None and mapping.flags & AS_UNEVICTABLE) or PageMlocked(page)):
             is_unevictable = False
             swap.lru_cache_add(page)
             break

@@ -1,0 +1,220 @@
+"""Each oracle has a seeded bug that it finds, and that no other one does."""
+
+import pytest
+
+from mmigrate import Machine, MiB
+from mmigrate.check import ORACLES
+from mmigrate.linux.include.mm import VM_WRITE
+from mmigrate.linux.include.page_flags import PG_dirty, PG_lru, PG_mlocked
+from mmigrate.linux.include.pgtable import (
+    SWP_MIGRATION_READ,
+    pte_mkwrite,
+    pte_wrprotect,
+    swp_entry,
+    swp_entry_to_pte,
+)
+from mmigrate.linux.include.vmstat import (
+    MM_ANONPAGES,
+    NR_ANON_PAGES,
+    NR_FREE_PAGES,
+    NR_INACTIVE_ANON,
+    NR_ISOLATED_ANON,
+)
+from mmigrate.linux.kernel import sched
+from mmigrate.linux.kernel.page_ref import get_page
+from mmigrate.linux.kernel.pgtable import find_leaf
+from mmigrate.linux.kernel.spinlock import spin_lock
+
+
+class Scene:
+    """A machine with some of everything: anonymous, forked, file, shared, swapped pages."""
+
+    def __init__(self):
+        self.machine = Machine(nodes=(MiB(8), MiB(8)))
+        self.kernel = self.machine.kernel
+        self.area = self.machine.swapon(MiB(1))
+        self.app = self.machine.process("app")
+        self.heap = self.app.mmap(pages=4)
+        self.app.write(self.heap.start, b"stored")
+        self.app.touch(self.heap)
+        self.file = self.machine.file("data", 4 * 4096)
+        self.view = self.app.mmap(pages=2, file=self.file, shared=True)
+        self.app.write(self.view.start, b"in a file")
+        self.other = self.app.mmap(pages=1)
+        self.app.write(self.other.start, b"in swap")
+        self.machine.swap_out(self.app, self.other)
+        self.machine.drain_pagevecs()
+        self.page = self.machine.page_of(self.app, self.heap.start)
+        self.zone = self.page.zone
+        assert self.machine.check() == []
+
+    def leaf(self, address):
+        return find_leaf(self.app.mm, address), (address >> 12) & 511
+
+    def change_pte(self, address, change):
+        table, index = self.leaf(address)
+        table.entries[index] = change(table.entries[index])
+
+    def quiet_tlbs(self):
+        for cpu in self.kernel.cpus:
+            cpu.tlb.clear()
+
+
+def warnings(scene):
+    with scene.app.running():
+        sched.warn("something odd")
+
+
+def locks(scene):
+    with scene.app.running():
+        spin_lock(scene.zone.lock)
+
+
+def frames(scene):
+    scene.zone.vm_stat[NR_FREE_PAGES] += 1
+
+
+def free_pages(scene):
+    sections = scene.kernel.mem_map.values()
+    free = next(page for section in sections for page in section if page and not page._count)
+    free.flags |= PG_mlocked
+
+
+def references(scene):
+    get_page(scene.page)
+
+
+def mapcount(scene):
+    # one mapping too many, and a reference to go with it
+    scene.page._mapcount += 1
+
+
+def migration_entries(scene):
+    """An entry for a page that is not there any more, with all accounts as if it were."""
+    address = scene.heap.start + 3 * 4096
+    gone = scene.machine.page_of(scene.app, address)
+    entry = swp_entry_to_pte(swp_entry(SWP_MIGRATION_READ, gone.pfn))
+    scene.change_pte(address, lambda pte: entry)
+    gone._mapcount -= 1
+    gone._count -= 1
+    pin = scene.app.pin(scene.heap[0:1])
+    pin.pages[0] = gone
+    gone._count += 1
+    scene.page._count -= 1
+    scene.zone.vm_stat[NR_ANON_PAGES] -= 1
+    scene.quiet_tlbs()
+
+
+def protection(scene):
+    vma = next(v for v in scene.app.mm.mmap if v.vm_start <= scene.heap.start < v.vm_end)
+    vma.vm_flags &= ~VM_WRITE
+
+
+def areas(scene):
+    scene.app.mm.total_vm += 1
+
+
+def reverse_map(scene):
+    scene.page.index += 1
+
+
+def page_cache(scene):
+    scene.file.i_mapping.nrpages += 1
+
+
+def lru(scene):
+    scene.zone.vm_stat[NR_INACTIVE_ANON] += 1
+
+
+def isolated(scene):
+    scene.zone.vm_stat[NR_ISOLATED_ANON] += 1
+
+
+def vmstat(scene):
+    scene.zone.vm_stat[NR_ANON_PAGES] += 1
+
+
+def rss(scene):
+    scene.app.mm.rss_stat[MM_ANONPAGES] += 1
+
+
+def swap_counts(scene):
+    scene.area.counts[1] += 1
+
+
+def translations(scene):
+    scene.app.touch(scene.heap)
+    scene.change_pte(scene.heap.start, pte_wrprotect)
+
+
+def contents(scene):
+    scene.page.data = bytes(4096)
+
+
+SEEDED = {
+    "warnings": warnings,
+    "locks": locks,
+    "frames": frames,
+    "free pages": free_pages,
+    "references": references,
+    "mapcount": mapcount,
+    "migration entries": migration_entries,
+    "protection": protection,
+    "areas": areas,
+    "reverse map": reverse_map,
+    "page cache": page_cache,
+    "lru": lru,
+    "isolated": isolated,
+    "vmstat": vmstat,
+    "rss": rss,
+    "swap counts": swap_counts,
+    "translations": translations,
+    "contents": contents,
+}
+
+
+def test_every_oracle_has_a_seeded_bug():
+    assert list(SEEDED) == list(ORACLES)
+
+
+@pytest.mark.parametrize("name", SEEDED)
+def test_finds_its_bug_alone(name):
+    scene = Scene()
+    SEEDED[name](scene)
+    found = scene.machine.check()
+    assert {violation.oracle for violation in found} == {name}, [str(v) for v in found]
+
+
+@pytest.mark.parametrize("name", SEEDED)
+def test_says_where_and_what(name):
+    scene = Scene()
+    SEEDED[name](scene)
+    for violation in scene.machine.check():
+        assert violation.subject
+        assert violation.message
+        assert str(violation).startswith(name)
+
+
+def test_a_page_lost_from_its_list():
+    scene = Scene()
+    page = next(page for zone in [scene.zone] for head in zone.lruvec.lists for page in head)
+    page.flags &= ~PG_lru
+    assert {v.oracle for v in scene.machine.check()} == {"lru"}
+
+
+def test_a_dirty_page_without_its_tag():
+    scene = Scene()
+    page = scene.file.i_mapping.page_tree.slots[0]
+    assert page.flags & PG_dirty
+    scene.file.i_mapping.page_tree.tag_clear(0, 0)
+    assert {v.oracle for v in scene.machine.check()} == {"page cache"}
+
+
+def test_a_writable_translation_that_was_not_flushed():
+    scene = Scene()
+    scene.app.mprotect(scene.heap, "r")
+    scene.app.read(scene.heap.start, 1)
+    for cpu in scene.kernel.cpus:
+        for vpn in cpu.tlb:
+            cpu.tlb[vpn] = pte_mkwrite(cpu.tlb[vpn])
+    assert {v.oracle for v in scene.machine.check()} == {"translations"}
