@@ -218,10 +218,18 @@ class Machine:
         checked(page_writeback.filemap_flush(file.i_mapping))
 
     def truncate(self, file: Inode, size: int) -> None:
-        """The system call truncate."""
+        """The system call truncate. Private copies of what is cut off go too."""
         last = max(size, file.i_size) // 4096 + 1
         with self.shadow.dropping(f"file {file.name}", size // 4096, last):
             truncate.do_truncate(file, size)
+        for process in self.processes:
+            for vma in process.mm.mmap:
+                if vma.vm_file is not None and vma.vm_file.f_inode is file:
+                    gone = max(0, (size + 4095) // 4096 - vma.vm_pgoff)
+                    first = (vma.vm_start >> 12) + gone
+                    self.shadow.forget(
+                        self.shadow.keys_in(process.mm.name, first, (vma.vm_end >> 12) - 1)
+                    )
 
     def drop_caches(self) -> None:
         """Drop the clean, unmapped pages of all files."""
