@@ -48,9 +48,9 @@ layers: $(STAMP)
 	@report=$$($(BIN)/lint-imports --no-logo 2>&1) || { echo "$$report" >&2; exit 1; }
 	@echo "floors: ok"
 
-# The examples of a page belong to one worker, hence loadgroup.
+# The examples of a page share a namespace, so a file belongs to one worker.
 unit: $(STAMP)
-	@$(BIN)/pytest -n 2 --dist loadgroup
+	@$(BIN)/pytest -n 2 --dist loadfile
 
 bench: $(STAMP)
 	@$(BIN)/mmigrate bench

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import doctest
 import io
-import os
 import shlex
 import tempfile
 from collections.abc import Iterator
@@ -93,11 +92,3 @@ pytest_collect_file = Sybil(
     setup=_enter_page,
     teardown=_leave_page,
 ).pytest()
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The examples of a page share its namespace, so one worker runs them all."""
-    for item in items:
-        if item.path.suffix == ".md":
-            item.add_marker(pytest.mark.xdist_group(os.fspath(item.path)))
