@@ -232,7 +232,7 @@ class Process:
             MREMAP_FIXED if at is not None else 0
         )
         name, shadow = self.mm.name, self.machine.shadow
-        first, last = _pages_of(where.start, max(where.length, new_length))
+        first, last = _pages_of(where.start, where.length)
         moved: list[int] = []
 
         def shift(number: int) -> Key | None:
