@@ -22,17 +22,23 @@ def isolated(machine, *pages):
     return found
 
 
-def to_node(node):
+class to_node:
     """A get_new_page that takes from one node, and remembers what it gave."""
 
-    def get_new_page(page, private, result):
+    def __init__(self, node):
+        self.node = node
+        self.given = []
+
+    def __call__(self, page, private, result):
         gfp = GFP_HIGHUSER_MOVABLE | __GFP_THISNODE
-        new = page_alloc.alloc_pages_exact_node(page.zone.kernel, node, gfp, 0)
-        get_new_page.given.append(new)
+        new = page_alloc.alloc_pages_exact_node(page.zone.kernel, self.node, gfp, 0)
+        self.given.append(new)
         return new
 
-    get_new_page.given = []
-    return get_new_page
+
+def moved(pagelist, mode=MIGRATE_SYNC, get=None):
+    """What migrate_pages returns for a list and node 1."""
+    return migrate.migrate_pages(pagelist, get or to_node(1), None, None, mode, MR_SYSCALL)
 
 
 def migrated(machine, app, *pages, mode=MIGRATE_SYNC, get=None, put=None):

@@ -26,7 +26,7 @@ from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.page_flags import lock_page, trylock_page, unlock_page
 from mmigrate.linux.kernel.page_ref import get_page, put_page
 from mmigrate.linux.mm import migrate, swap_state, vmscan
-from tests.linux.mm.migration import in_window, isolated, migrated, to_node
+from tests.linux.mm.migration import in_window, isolated, migrated, moved, to_node
 
 MODES = [MIGRATE_ASYNC, MIGRATE_SYNC_LIGHT, MIGRATE_SYNC]
 EAGAIN, EBUSY, ENOMEM, EIO, EINVAL = -11, -16, -12, -5, -22
@@ -139,7 +139,7 @@ def test_a_page_that_everybody_else_has_freed(machine, app):
         pagelist = isolated(machine, *pages)
         app.munmap(heap)
         assert pages[0]._count == 1
-        assert migrate.migrate_pages(pagelist, get, None, None, MIGRATE_SYNC, 3) == 0
+        assert moved(pagelist, MIGRATE_SYNC, get) == 0
     machine.drain_pagevecs()
     assert pages[0]._count == get.given[0]._count == 0
     assert machine.vmstat["pgmigrate_success"] == 1
@@ -250,7 +250,7 @@ def test_an_unmapped_anonymous_page_is_on_its_way_out(machine, app):
         get_page(pages[0])
         pagelist = isolated(machine, *pages)
         app.munmap(heap)
-        assert migrate.migrate_pages(pagelist, to_node(1), None, None, MIGRATE_SYNC, 3) == 1
+        assert moved(pagelist) == 1
         migrate.putback_movable_pages(pagelist)
         put_page(pages[0])
 
@@ -294,13 +294,13 @@ def test_a_truncated_page_with_buffers_gives_them_up_first(machine, app):
         page_writeback.cancel_dirty_page(page)
         filemap.delete_from_page_cache(page)
         unlock_page(page)
-        assert migrate.migrate_pages(pagelist, to_node(1), None, None, MIGRATE_ASYNC, 3) == 1
+        assert moved(pagelist, MIGRATE_ASYNC) == 1
         for bh in page.private:
             buffer.put_bh(bh)
-        assert migrate.migrate_pages(pagelist, to_node(1), None, None, MIGRATE_ASYNC, 3) == 1
+        assert moved(pagelist, MIGRATE_ASYNC) == 1
         assert page.private == 0  # freed; the next attempt sees a count of ours and the test's
         put_page(page)
-        assert migrate.migrate_pages(pagelist, to_node(1), None, None, MIGRATE_ASYNC, 3) == 0
+        assert moved(pagelist, MIGRATE_ASYNC) == 0
 
 
 # --- counts ---
@@ -327,7 +327,7 @@ def test_a_reference_that_comes_after_unmapping_defeats_one_pass(machine, app):
             return obj is pages[0] and field == "_count" and not obj._mapcount + 1
 
         with in_window(unmapped, hold):
-            assert migrate.migrate_pages(pagelist, let_go, None, None, MIGRATE_SYNC, 3) == 0
+            assert moved(pagelist, MIGRATE_SYNC, let_go) == 0
     assert app.placement(heap) == {1: 1}
     assert get.given == []
 

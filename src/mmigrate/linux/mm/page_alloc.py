@@ -81,6 +81,7 @@ from mmigrate.linux.kernel.workqueue import run_on_cpus
 from mmigrate.linux.lib.list import ListHead, list_add, list_add_tail, list_del
 from mmigrate.linux.mm.page_boot import init_memory as init_memory
 
+_CHECK_AT_FREE: Final = PAGE_FLAGS_CHECK_AT_FREE
 ALLOC_WMARK_MIN: Final = WMARK_MIN
 ALLOC_WMARK_LOW: Final = WMARK_LOW
 ALLOC_WMARK_MASK: Final = 0x03
@@ -500,7 +501,11 @@ def _get_page_from_freelist(
             continue
         if not alloc_flags & ALLOC_NO_WATERMARKS:
             mark = zone.watermark[alloc_flags & ALLOC_WMARK_MASK]
-            if not zone_watermark_ok(zone, order, mark, classzone_idx, alloc_flags):
+            spare = zone.vm_stat[NR_FREE_PAGES] - mark - zone.lowmem_reserve[classzone_idx]
+            # far above the mark there is nothing to look at
+            if (order or spare <= 0) and not zone_watermark_ok(
+                zone, order, mark, classzone_idx, alloc_flags
+            ):
                 continue
         page = _buffered_rmqueue(preferred, zone, order, gfp, migratetype)
         if page is not None:
@@ -573,19 +578,18 @@ def bad_page(page: Page, why: str) -> None:
     )
 
 
+def _is_clean(page: Page) -> bool:
+    return page._mapcount == -1 and page._count == 0 and not page.flags & _CHECK_AT_FREE
+
+
 def free_pages_prepare(page: Page, order: int) -> bool:
     """Check and clean a block that is about to be freed; False if it is bad and must
     not be  (mm/page_alloc.c: free_pages_prepare)."""
-    for part in (page,) if order == 0 else _parts(page, order):
+    for part in _parts(page, order):
         mapping = part.mapping
         if mapping is not None and mapping.anon:
             part.mapping = mapping = None
-        if (
-            mapping is not None
-            or part._mapcount != -1
-            or part._count
-            or part.flags & PAGE_FLAGS_CHECK_AT_FREE
-        ):
+        if mapping is not None or not _is_clean(part):
             bad_page(part, "freed in use")
             return False
         part.flags = 0
@@ -601,8 +605,12 @@ def _parts(page: Page, order: int) -> Iterator[Page]:
 
 def free_hot_cold_page(page: Page, cold: bool = False) -> None:
     """Free a single page to the CPU's own list  (mm/page_alloc.c: free_hot_cold_page)."""
-    if not free_pages_prepare(page, 0):
+    mapping = page.mapping
+    if (mapping is not None and not mapping.anon) or not _is_clean(page):
+        bad_page(page, "freed in use")
         return
+    page.mapping = page.data = None
+    page.flags = page.private = 0
     zone = page.zone
     migratetype = zone.pageblock_type.get(page.pfn >> PAGEBLOCK_ORDER, MIGRATE_MOVABLE)
     page.index = migratetype

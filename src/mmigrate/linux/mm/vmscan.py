@@ -33,7 +33,7 @@ from mmigrate.linux.include.mm import (
     VM_LOCKED,
 )
 from mmigrate.linux.include.mm_types import AddressSpace, Page
-from mmigrate.linux.include.page_flags import PG_locked, PG_lru
+from mmigrate.linux.include.page_flags import PG_locked, PG_lru, PG_unevictable
 from mmigrate.linux.include.vmstat import (
     NR_ISOLATED_ANON,
     NR_VMSCAN_IMMEDIATE,
@@ -155,7 +155,8 @@ def putback_lru_page(page: Page) -> None:
         BUG("put back while on the LRU", page)
     was_unevictable = PageUnevictable(page)
     while True:
-        ClearPageUnevictable(page)
+        if page.flags & PG_unevictable:
+            ClearPageUnevictable(page)
         mapping = page_mapping(page)
         if not ((mapping is not None and mapping.flags & AS_UNEVICTABLE) or PageMlocked(page)):
             is_unevictable = False
