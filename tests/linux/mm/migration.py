@@ -10,6 +10,8 @@ from mmigrate.linux.kernel.page_flags import page_is_file_cache
 from mmigrate.linux.lib.list import ListHead, list_add_tail
 from mmigrate.linux.mm import migrate, page_alloc, vmscan
 
+ON_ONE_NODE = GFP_HIGHUSER_MOVABLE | __GFP_THISNODE
+
 
 def isolated(machine, *pages):
     """The pages on a private list, as a caller of migrate_pages has them."""
@@ -22,7 +24,7 @@ def isolated(machine, *pages):
     return found
 
 
-class to_node:
+class ToNode:
     """A get_new_page that takes from one node, and remembers what it gave."""
 
     def __init__(self, node):
@@ -30,22 +32,21 @@ class to_node:
         self.given = []
 
     def __call__(self, page, private, result):
-        gfp = GFP_HIGHUSER_MOVABLE | __GFP_THISNODE
-        new = page_alloc.alloc_pages_exact_node(page.zone.kernel, self.node, gfp, 0)
+        new = page_alloc.alloc_pages_exact_node(page.zone.kernel, self.node, ON_ONE_NODE, 0)
         self.given.append(new)
         return new
 
 
 def moved(pagelist, mode=MIGRATE_SYNC, get=None):
     """What migrate_pages returns for a list and node 1."""
-    return migrate.migrate_pages(pagelist, get or to_node(1), None, None, mode, MR_SYSCALL)
+    return migrate.migrate_pages(pagelist, get or ToNode(1), None, None, mode, MR_SYSCALL)
 
 
 def migrated(machine, app, *pages, mode=MIGRATE_SYNC, get=None, put=None):
     """(result, pages still on the list) of one migration to node 1; the rest is put back."""
     with app.running():
         pagelist = isolated(machine, *pages)
-        result = migrate.migrate_pages(pagelist, get or to_node(1), put, None, mode, MR_SYSCALL)
+        result = migrate.migrate_pages(pagelist, get or ToNode(1), put, None, mode, MR_SYSCALL)
         left = list(pagelist)
         migrate.putback_movable_pages(pagelist)
     return result, left

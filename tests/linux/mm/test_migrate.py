@@ -26,7 +26,7 @@ from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.page_flags import lock_page, trylock_page, unlock_page
 from mmigrate.linux.kernel.page_ref import get_page, put_page
 from mmigrate.linux.mm import migrate, swap_state, vmscan
-from tests.linux.mm.migration import in_window, isolated, migrated, moved, to_node
+from tests.linux.mm.migration import ToNode, in_window, isolated, migrated, moved
 
 MODES = [MIGRATE_ASYNC, MIGRATE_SYNC_LIGHT, MIGRATE_SYNC]
 EAGAIN, EBUSY, ENOMEM, EIO, EINVAL = -11, -16, -12, -5, -22
@@ -73,7 +73,7 @@ def test_a_plain_page_moves_in_every_mode(machine, app, mode):
 def test_ten_passes_and_each_takes_a_new_page(machine, app):
     heap, pages = anonymous(machine, app)
     io = app.pin(heap)
-    get = to_node(1)
+    get = ToNode(1)
     assert migrated(machine, app, *pages, get=get) == (1, pages)
     io.release()
     assert len(get.given) == 10
@@ -95,7 +95,7 @@ def test_no_memory_stops_everything(machine, app):
     def one_only(page, private, result):
         if given:
             return None
-        given.append(to_node(1)(page, private, result))
+        given.append(ToNode(1)(page, private, result))
         return given[0]
 
     assert migrated(machine, app, *pages, get=one_only) == (ENOMEM, pages[1:])
@@ -109,7 +109,7 @@ def test_swapwrite_is_set_for_the_duration_only(machine, app):
 
     def get(page, private, result):
         seen.append(sched.task.flags & PF_SWAPWRITE)
-        return to_node(1)(page, private, result)
+        return ToNode(1)(page, private, result)
 
     migrated(machine, app, *pages, get=get)
     assert seen == [PF_SWAPWRITE]
@@ -134,7 +134,7 @@ def test_the_trace_event(machine, app):
 
 def test_a_page_that_everybody_else_has_freed(machine, app):
     heap, pages = anonymous(machine, app)
-    get = to_node(1)
+    get = ToNode(1)
     with app.running():
         pagelist = isolated(machine, *pages)
         app.munmap(heap)
@@ -156,7 +156,7 @@ def test_the_callback_gets_unused_pages_back_without_swapbacked(machine, app):
         back.append(page)
         put_page(page)
 
-    get = to_node(1)
+    get = ToNode(1)
     assert migrated(machine, app, *pages, get=get, put=put)[0] == 1
     io.release()
     assert back == get.given
@@ -179,7 +179,7 @@ def test_the_status_word(machine, app, pinned, expected):
 
     def get(page, private, result):
         result[0] = word
-        return to_node(1)(page, private, result)
+        return ToNode(1)(page, private, result)
 
     migrated(machine, app, *pages, get=get)
     if io:
@@ -213,7 +213,7 @@ def test_a_locked_page_that_is_not_waited_for(machine, app, mode, flags, expecte
 @pytest.mark.parametrize("mode", [MIGRATE_SYNC_LIGHT, MIGRATE_SYNC])
 def test_a_locked_page_that_is_waited_for_from_the_fourth_pass(machine, app, mode):
     _, pages = anonymous(machine, app)
-    get = to_node(1)
+    get = ToNode(1)
     with app.running():
         assert trylock_page(pages[0])
     machine.start(unlock_page, pages[0])
@@ -238,7 +238,7 @@ def test_writeback_is_waited_for_from_the_fourth_pass(machine, app):
     disk.hold = True
     machine.writeback(file)
     machine.start(block.release, machine.kernel, "disk")
-    get = to_node(1)
+    get = ToNode(1)
     assert migrated(machine, app, *pages, get=get) == (0, [])
     assert len(get.given) == 4
     assert app.placement(view) == {1: 1}
@@ -268,11 +268,11 @@ def test_an_unmapped_swap_cache_page_moves_without_a_walk(machine, app):
     assert migrated(machine, app, *pages) == (0, [])
     assert app.page_at(heap.start) is None
     new = machine.kernel.swap.areas[0].space.page_tree.slots
-    [moved] = new.values()
-    assert moved.zone.nid == 1
-    assert moved.flags & PG_swapcache
+    [found] = new.values()
+    assert found.zone.nid == 1
+    assert found.flags & PG_swapcache
     # now it is unmapped swap cache: moved again, and no pte touched
-    assert migrated(machine, app, moved, get=to_node(0)) == (0, [])
+    assert migrated(machine, app, found, get=ToNode(0)) == (0, [])
     assert app.read(heap.start, 4) == b"kept"
     assert app.placement(heap) == {0: 1}
 
@@ -308,7 +308,7 @@ def test_a_truncated_page_with_buffers_gives_them_up_first(machine, app):
 
 def test_a_reference_that_comes_after_unmapping_defeats_one_pass(machine, app):
     heap, pages = anonymous(machine, app)
-    get = to_node(1)
+    get = ToNode(1)
     held = []
 
     def hold():
@@ -318,7 +318,7 @@ def test_a_reference_that_comes_after_unmapping_defeats_one_pass(machine, app):
     def let_go(page, private, result):
         if held:
             put_page(held.pop())
-        return to_node(1)(page, private, result)
+        return ToNode(1)(page, private, result)
 
     with app.running():
         pagelist = isolated(machine, *pages)
@@ -467,7 +467,7 @@ def test_the_fallback_moves_clean_pages(machine, app, mode):
 def test_the_fallback_writes_first(machine, app):
     file, view, pages = of_file(machine, app, "exofs")
     app.write(view.start, b"dirty")
-    get = to_node(1)
+    get = ToNode(1)
     assert migrated(machine, app, *pages, get=get) == (0, [])
     assert len(get.given) == 4  # written in the first pass, waited for in the fourth
     assert file.blocks[0].startswith(b"dirty")
