@@ -217,6 +217,10 @@ class Machine:
         """Begin to write a file's dirty pages, and do not wait."""
         checked(page_writeback.filemap_flush(file.i_mapping))
 
+    def start_flusher(self) -> None:
+        """Start the task that writes the dirty pages of all files, at the next `run()`."""
+        page_writeback.wakeup_flusher_threads(self.kernel)
+
     def truncate(self, file: Inode, size: int) -> None:
         """The system call truncate. Private copies of what is cut off go too."""
         last = max(size, file.i_size) // 4096 + 1

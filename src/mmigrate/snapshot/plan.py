@@ -107,7 +107,7 @@ def plan_migration(
             elsewhere += 1
             continue
         planned.pages += 1
-        reason_stayed = _why_it_stayed(process, address, page)
+        reason_stayed = _why_it_stayed(process, address, page, targets)
         if reason_stayed is None:
             planned.moved += 1
         else:
@@ -129,13 +129,19 @@ def _placement(process: Process) -> list[tuple[int, Page]]:
     return found
 
 
-def _why_it_stayed(process: Process, address: int, page: Page) -> Reason | None:
-    """None if another frame is there now, or none (a page of the swap cache moved, and is
-    found again by a fault)."""
+def _why_it_stayed(
+    process: Process, address: int, page: Page, targets: Sequence[int]
+) -> Reason | None:
+    """None if a frame of a target node is there now, or none at all (a page of the swap cache
+    moved, and is found again by a fault).  migrate_pages(2) takes a frame near the target
+    when that is full, so a page can move and yet not arrive."""
     pte = peek_pte(process.mm, address)
-    if not pte_present(pte) or pte_pfn(pte) != page.pfn:
+    if not pte_present(pte):
         return None
     kernel = process.mm.kernel
+    if pte_pfn(pte) != page.pfn:
+        arrived = kernel.page_of(pte_pfn(pte)).zone.nid in targets
+        return None if arrived else Reason.NO_MEMORY
     if page.pfn in kernel.reasons:
         return kernel.reasons[page.pfn]
     return Reason.SHARED if page._mapcount > 0 else Reason.UNKNOWN

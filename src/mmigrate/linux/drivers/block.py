@@ -92,6 +92,8 @@ def drain(kernel: Kernel) -> None:
     """Wait until every disk that is not held is idle."""
     for found in list(kernel.devices.values()):
         if isinstance(found, Disk) and not found.hold:
+            if found.queue and not found.working:  # it was held
+                _start(kernel, found)
             sched.block(found, "queue", WRITE, _is_idle(found), f"{found.name} to be idle")
 
 

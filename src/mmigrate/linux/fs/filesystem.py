@@ -14,7 +14,7 @@ from mmigrate.linux.include.mm_types import (
     Vma,
     VmOperations,
 )
-from mmigrate.linux.mm import filemap
+from mmigrate.linux.mm import filemap, truncate
 
 
 def generic_file_mmap(file: File, vma: Vma) -> int:
@@ -28,22 +28,22 @@ GENERIC_FILE_OPS: Final = FileOperations(mmap=generic_file_mmap)
 
 @dataclass(frozen=True)
 class Filesystem:
-    """@device: its disk.  @buffers: whether its pages have buffers.  @accounts_dirty: whether
-    its dirty pages count.  @mapping_flags: AS_* of its mappings."""
+    """@device: its disk.  @accounts_dirty: whether its dirty pages count.  @mapping_flags:
+    AS_* of its mappings."""
 
     name: str
     a_ops: AddressSpaceOperations
     vm_ops: VmOperations
     device: str
-    buffers: bool = False
     accounts_dirty: bool = True
     mapping_flags: int = 0
     file_ops: FileOperations = GENERIC_FILE_OPS
 
-    def get_page(self, inode: Inode, index: int) -> Page | int:
-        """A page with its contents and a reference, or a negative errno."""
+    def get_page(self, inode: Inode, index: int) -> Page | int | None:
+        """For read(2): a page with its contents and a reference, a negative errno, or None
+        for a hole that needs no page."""
         return filemap.read_mapping_page(inode.i_mapping, index)
 
-    def lock_page(self, inode: Inode, index: int) -> Page | None:
-        """A page to be written by write(2), locked, with a reference."""
-        return filemap.find_or_create_page(inode.i_mapping, index, inode.i_mapping.gfp_mask)
+    def setattr(self, inode: Inode, size: int) -> None:
+        """For truncate(2): change the size of a file whose i_mutex is held."""
+        truncate.truncate_setsize(inode, size)

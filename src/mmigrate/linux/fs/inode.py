@@ -14,6 +14,7 @@ from mmigrate.linux.include.mm import VM_READ, VM_WRITE
 from mmigrate.linux.include.mm_types import AddressSpace, File, Inode
 from mmigrate.linux.kernel.rwsem import RwSemaphore
 from mmigrate.linux.kernel.spinlock import SpinLock
+from mmigrate.linux.mm import shmem
 
 FILESYSTEMS: Final[dict[str, Callable[[], Filesystem]]] = {
     "ext4": ext4.filesystem,
@@ -26,8 +27,11 @@ FILESYSTEMS: Final[dict[str, Callable[[], Filesystem]]] = {
 
 def new_inode(kernel: Kernel, name: str, fs: str, size: int) -> Inode:
     """A file of @size bytes on a filesystem by name.  Raises ScenarioError: no such name."""
+    if fs == "tmpfs":
+        return shmem.shmem_file_setup(kernel, name, size)
     if fs not in FILESYSTEMS:
-        raise ScenarioError(f'no filesystem is called "{fs}"; known: {", ".join(FILESYSTEMS)}')
+        known = ", ".join([*FILESYSTEMS, "tmpfs"])
+        raise ScenarioError(f'no filesystem is called "{fs}"; known: {known}')
     return inode_of(kernel, name, FILESYSTEMS[fs](), size)
 
 

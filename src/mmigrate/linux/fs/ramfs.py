@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
+from mmigrate.linux.fs import libfs
 from mmigrate.linux.fs.filesystem import Filesystem
 from mmigrate.linux.include.mm import AS_UNEVICTABLE
-from mmigrate.linux.include.mm_types import ZERO_BYTES, AddressSpaceOperations, Page
-from mmigrate.linux.kernel.page_flags import SetPageUptodate, unlock_page
+from mmigrate.linux.include.mm_types import AddressSpaceOperations
 from mmigrate.linux.mm import filemap, page_writeback
-
-
-def simple_readpage(page: Page) -> int:
-    """A hole: zeroes  (fs/libfs.c: simple_readpage)."""
-    page.data = page.mapping.host.blocks.get(page.index, ZERO_BYTES)
-    SetPageUptodate(page)
-    unlock_page(page)
-    return 0
 
 
 def filesystem() -> Filesystem:
@@ -22,10 +14,12 @@ def filesystem() -> Filesystem:
         "ramfs",
         AddressSpaceOperations(
             "ramfs",
-            readpage=simple_readpage,
+            readpage=libfs.simple_readpage,
             set_page_dirty=page_writeback.__set_page_dirty_no_writeback,
+            write_begin=libfs.simple_write_begin,
+            write_end=libfs.simple_write_end,
         ),
-        filemap.ram_vm_ops,
+        filemap.generic_file_vm_ops,
         device="none",
         accounts_dirty=False,
         mapping_flags=AS_UNEVICTABLE,

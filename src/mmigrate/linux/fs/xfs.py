@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-from mmigrate.linux.fs import buffer
-from mmigrate.linux.fs.filesystem import Filesystem
+from mmigrate.linux.fs import buffer, ext4
+from mmigrate.linux.fs.filesystem import Filesystem, generic_file_mmap
 from mmigrate.linux.include.mm import PF_KSWAPD, PF_MEMALLOC
-from mmigrate.linux.include.mm_types import AddressSpaceOperations, Page
+from mmigrate.linux.include.mm_types import (
+    AddressSpaceOperations,
+    FileOperations,
+    Page,
+    VmOperations,
+)
 from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.bug import WARN_ON_ONCE
 from mmigrate.linux.kernel.page_flags import unlock_page
 from mmigrate.linux.mm import filemap, migrate, page_writeback
 
+if TYPE_CHECKING:
+    from mmigrate.linux.mm.page_writeback import WritebackControl
 
-def xfs_vm_writepage(page: Page, wbc: Any) -> int:
+
+def xfs_vm_writepage(page: Page, wbc: WritebackControl) -> int:
     """Direct reclaim has too little stack left for it: complain, and leave the page dirty
     (fs/xfs/xfs_aops.c: xfs_vm_writepage)."""
     direct = sched.task.flags & (PF_MEMALLOC | PF_KSWAPD) == PF_MEMALLOC
@@ -30,12 +38,19 @@ def filesystem() -> Filesystem:
         "xfs",
         AddressSpaceOperations(
             "xfs",
-            readpage=buffer.block_read_full_page,
+            readpage=buffer.mpage_readpage,
             writepage=xfs_vm_writepage,
             releasepage=lambda page, gfp: buffer.try_to_free_buffers(page),
             migratepage=migrate.buffer_migrate_page,
+            write_begin=buffer.block_write_begin,
+            write_end=buffer.generic_write_end,
         ),
-        filemap.generic_file_vm_ops,
+        VmOperations(
+            "xfs",
+            fault=filemap.filemap_fault,
+            map_pages=filemap.filemap_map_pages,
+            page_mkwrite=buffer.block_page_mkwrite,
+        ),
         device="disk",
-        buffers=True,
+        file_ops=FileOperations(mmap=generic_file_mmap, fallocate=ext4.ext4_punch_hole),
     )

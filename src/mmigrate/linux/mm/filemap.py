@@ -34,16 +34,14 @@ from mmigrate.linux.kernel.page_flags import (
     PageDirty,
     PageHWPoison,
     PageLocked,
-    PagePrivate,
     PageSwapBacked,
     PageUptodate,
     PageWriteback,
-    SetPageUptodate,
+    SetPageReferenced,
     lock_page,
     trylock_page,
     unlock_page,
     wait_on_page_locked,
-    wait_on_page_writeback,
 )
 from mmigrate.linux.kernel.page_ref import get_page, get_page_unless_zero, page_mapped
 from mmigrate.linux.kernel.pgtable import ptep_get
@@ -107,22 +105,40 @@ def find_lock_page(mapping: AddressSpace, offset: int) -> Page | None:
     return entry if isinstance(entry, Page) else None
 
 
+def find_get_pages(mapping: AddressSpace, indices: list[int]) -> list[Page]:
+    """Those of the slots' pages that are there, each with a reference
+    (mm/filemap.c: find_get_pages; mm/swap.c: pagevec_lookup).  Callers ask for no more than
+    a vector of them at a time: a page that somebody holds does not migrate."""
+    return [page for index in indices if (page := find_get_page(mapping, index)) is not None]
+
+
 def find_or_create_page(mapping: AddressSpace, offset: int, gfp: int) -> Page | None:
-    """The locked page of a slot, a new one if it was empty; None without memory
-    (mm/filemap.c: find_or_create_page)."""
+    """The locked page of a slot, marked as used, a new one if it was empty; None without
+    memory  (mm/filemap.c: pagecache_get_page)."""
     while True:
         page = find_lock_page(mapping, offset)
         if page is not None:
+            swap.mark_page_accessed(page)
             return page
         page = mempolicy.alloc_pages_current(gfp, 0)
         if page is None:
             return None
+        SetPageReferenced(page)
         error = add_to_page_cache_lru(page, mapping, offset, gfp)
         if error == 0:
             return page
         swap.put_page(page)
         if error != -EEXIST:
             return None
+
+
+def grab_cache_page_write_begin(mapping: AddressSpace, index: int) -> Page | None:
+    """The locked page that write(2) is about to change
+    (mm/filemap.c: grab_cache_page_write_begin)."""
+    page = find_or_create_page(mapping, index, mapping.gfp_mask)
+    if page is not None:
+        page_writeback.wait_for_stable_page(page)
+    return page
 
 
 # --- insertion, removal, replacement ---
@@ -142,7 +158,7 @@ def add_to_page_cache_locked(page: Page, mapping: AddressSpace, offset: int, _gf
             mapping.nrpages += 1
             page.zone.vm_stat[NR_FILE_PAGES] += 1
             return 0
-    WRITE_ONCE(page, "mapping", None)
+        WRITE_ONCE(page, "mapping", None)  # and the index stays
     swap.put_page(page)
     return -EEXIST
 
@@ -242,13 +258,16 @@ def filemap_fault(vma: Vma, vmf: VmFault) -> int:
     inode = vma.vm_file.f_inode
     mapping = inode.i_mapping
     result = 0
+    if vmf.pgoff >= _pages_in(inode):
+        return VM_FAULT_SIGBUS
+    page = find_get_page(mapping, vmf.pgoff)
+    if page is None:
+        sched.task.kernel.vm_events[PGMAJFAULT] += 1
+        result = VM_FAULT_MAJOR
     while True:
-        if vmf.pgoff >= _pages_in(inode):
-            return VM_FAULT_SIGBUS
-        page = find_get_page(mapping, vmf.pgoff)
         if page is None:
-            sched.task.kernel.vm_events[PGMAJFAULT] += 1
-            result = VM_FAULT_MAJOR
+            page = find_get_page(mapping, vmf.pgoff)
+        if page is None:
             error = _page_cache_read(mapping, vmf.pgoff)
             if error < 0:
                 return VM_FAULT_OOM if error == -ENOMEM else VM_FAULT_SIGBUS
@@ -259,16 +278,15 @@ def filemap_fault(vma: Vma, vmf: VmFault) -> int:
         if READ_ONCE(page, "mapping") is not mapping:  # truncated
             unlock_page(page)
             swap.put_page(page)
+            page = None
             continue
+        VM_BUG_ON_PAGE(page.index != vmf.pgoff, page, "found in the wrong slot")
         if not PageUptodate(page):
-            ClearPageError(page)
-            assert mapping.a_ops.readpage is not None
-            mapping.a_ops.readpage(page)
-            wait_on_page_locked(page)
-            failed = not PageUptodate(page) and READ_ONCE(page, "mapping") is mapping
+            error = _read_again(page, mapping)
             swap.put_page(page)
-            if failed:
+            if error:
                 return VM_FAULT_SIGBUS
+            page = None
             continue
         if vmf.pgoff >= _pages_in(inode):
             unlock_page(page)
@@ -276,6 +294,18 @@ def filemap_fault(vma: Vma, vmf: VmFault) -> int:
             return VM_FAULT_SIGBUS
         vmf.page = page
         return result | VM_FAULT_LOCKED
+
+
+def _read_again(page: Page, mapping: AddressSpace) -> int:
+    """Read a locked page whose first read failed; it is unlocked; 0 or -EIO."""
+    ClearPageError(page)
+    assert mapping.a_ops.readpage is not None
+    error = mapping.a_ops.readpage(page)
+    if error == 0:
+        wait_on_page_locked(page)
+        if not PageUptodate(page):
+            error = -EIO
+    return error
 
 
 def _pages_in(inode: Inode) -> int:
@@ -301,10 +331,11 @@ def _page_cache_read(mapping: AddressSpace, offset: int) -> int:
 def filemap_map_pages(vma: Vma, vmf: VmFault) -> None:
     """Map what is cached around a read fault; the pte lock is held
     (mm/filemap.c: filemap_map_pages)."""
-    assert vma.vm_file is not None and vmf.pt is not None
+    assert vma.vm_file is not None
+    assert vmf.pt is not None
     inode = vma.vm_file.f_inode
     mapping = inode.i_mapping
-    for index in list(mapping.page_tree.indices(vmf.pgoff, vmf.max_pgoff)):
+    for index in range(vmf.pgoff, vmf.max_pgoff + 1):
         address = vmf.virtual_address + ((index - vmf.pgoff) << PAGE_SHIFT)
         page = find_get_page(mapping, index)
         if page is None:
@@ -326,14 +357,15 @@ def filemap_map_pages(vma: Vma, vmf: VmFault) -> None:
 def filemap_page_mkwrite(vma: Vma, vmf: VmFault) -> int:
     """A page of a shared mapping is about to be written: dirty it, locked
     (mm/filemap.c: filemap_page_mkwrite)."""
-    assert vma.vm_file is not None and vmf.page is not None
+    assert vma.vm_file is not None
+    assert vmf.page is not None
     page = vmf.page
     lock_page(page)
     if READ_ONCE(page, "mapping") is not vma.vm_file.f_mapping:
         unlock_page(page)
         return VM_FAULT_NOPAGE
     page_writeback.set_page_dirty(page)
-    wait_on_page_writeback(page)  # wait_for_stable_page
+    page_writeback.wait_for_stable_page(page)
     return VM_FAULT_LOCKED
 
 
@@ -343,7 +375,6 @@ generic_file_vm_ops = VmOperations(
     map_pages=filemap_map_pages,
     page_mkwrite=filemap_page_mkwrite,
 )
-ram_vm_ops = VmOperations("ram", fault=filemap_fault, map_pages=filemap_map_pages)
 
 
 # --- read(2) and write(2) ---
@@ -369,30 +400,33 @@ def read_mapping_page(mapping: AddressSpace, index: int) -> Page | int:
         if PageUptodate(page):
             unlock_page(page)
             return page
-        assert mapping.a_ops.readpage is not None
-        ClearPageError(page)
-        mapping.a_ops.readpage(page)
-        wait_on_page_locked(page)
-        if PageUptodate(page):
+        error = _read_again(page, mapping)
+        if error == 0:
             return page
         swap.put_page(page)
-        return -EIO
+        return error
 
 
 def generic_file_read(inode: Inode, offset: int, length: int) -> bytes | int:
-    """The system call pread: up to @length bytes from @offset, or -ENOMEM, -EIO."""
-    end = min(offset + length, int(READ_ONCE(inode, "i_size")))
+    """The system call pread: up to @length bytes from @offset, or -ENOMEM, -EIO
+    (mm/filemap.c: generic_file_read_iter, mm/shmem.c: shmem_file_read_iter)."""
+    end = offset + length
     found = bytearray()
-    while offset < end:
+    while offset < min(end, int(READ_ONCE(inode, "i_size"))):
         start = offset & (PAGE_SIZE - 1)
-        size = min(PAGE_SIZE - start, end - offset)
         page = inode.fs.get_page(inode, offset >> PAGE_SHIFT)
         if isinstance(page, int):
             return bytes(found) or page
-        found += copy_from_page(page, start, size)
-        swap.mark_page_accessed(page)
-        swap.put_page(page)
-        offset += size
+        # The size once more: it was not ours to read if the file was cut meanwhile.
+        size = min(PAGE_SIZE - start, end - offset, int(READ_ONCE(inode, "i_size")) - offset)
+        if page is None:
+            found += bytes(max(size, 0))
+        else:
+            swap.mark_page_accessed(page)
+            if size > 0:
+                found += copy_from_page(page, start, size)
+            swap.put_page(page)
+        offset += max(size, 0)
     return bytes(found)
 
 
@@ -400,50 +434,25 @@ def generic_file_write(inode: Inode, offset: int, data: bytes) -> int:
     """The system call pwrite: how many bytes, or -ENOMEM, -EIO
     (mm/filemap.c: generic_perform_write)."""
     written = 0
+    mapping = inode.i_mapping
+    assert mapping.a_ops.write_begin is not None
+    assert mapping.a_ops.write_end is not None
     with mutex_lock(inode.i_mutex):
         while written < len(data):
             position = offset + written
             start = position & (PAGE_SIZE - 1)
             part = data[written : written + PAGE_SIZE - start]
-            error = _write_part(inode, position, start, part)
-            if error:
-                return written or error
+            page = mapping.a_ops.write_begin(mapping, position, len(part))
+            if isinstance(page, int):
+                return written or page
+            copy_to_page(page, start, part)
+            mapping.a_ops.write_end(mapping, position, len(part), page)
             written += len(part)
-            if position + len(part) > inode.i_size:
-                WRITE_ONCE(inode, "i_size", position + len(part))
     return written
 
 
-def _write_part(inode: Inode, position: int, start: int, part: bytes) -> int:
-    """write_begin, the copy, write_end."""
-    mapping = inode.i_mapping
-    index = position >> PAGE_SHIFT
-    whole = len(part) == PAGE_SIZE
-    while True:
-        if not whole:
-            ready = inode.fs.get_page(inode, index)
-            if isinstance(ready, int):
-                return ready
-            swap.put_page(ready)
-        page = inode.fs.lock_page(inode, index)
-        if page is None:
-            return -ENOMEM
-        if whole or PageUptodate(page):
-            break
-        unlock_page(page)
-        swap.put_page(page)
-    wait_on_page_writeback(page)
-    copy_to_page(page, start, part)
-    SetPageUptodate(page)
-    if inode.fs.buffers:
-        if not PagePrivate(page):
-            buffer.create_empty_buffers(page, mapping)
-        for bh in buffer.page_buffers(page):
-            if bh.b_offset < start + len(part) and start < bh.b_offset + buffer.BLOCK_SIZE:
-                buffer.mark_buffer_dirty(bh)
-    else:
-        page_writeback.set_page_dirty(page)
-    unlock_page(page)
-    swap.mark_page_accessed(page)
-    swap.put_page(page)
-    return 0
+def i_size_write(inode: Inode, end: int) -> None:
+    """A write went up to @end; the page is still locked, or writeback would take it for one
+    behind the end of the file  (fs/buffer.c: generic_write_end)."""
+    if end > inode.i_size:
+        WRITE_ONCE(inode, "i_size", end)

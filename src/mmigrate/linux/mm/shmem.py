@@ -6,8 +6,8 @@ entry << 2 | 2).  Pages are SwapBacked although they have a mapping.
 
 from __future__ import annotations
 
-from errno import EEXIST, EINVAL, ENOENT, ENOMEM, ENOSPC
-from typing import Any
+from errno import EEXIST, EINVAL, EIO, ENOENT, ENOMEM
+from typing import Any, Final
 
 from mmigrate.linux.fs import inode as inodes
 from mmigrate.linux.fs.filesystem import Filesystem
@@ -16,6 +16,7 @@ from mmigrate.linux.include.kernel import Kernel
 from mmigrate.linux.include.mempolicy import Mempolicy
 from mmigrate.linux.include.mm import (
     AOP_WRITEPAGE_ACTIVATE,
+    AS_UNEVICTABLE,
     VM_FAULT_LOCKED,
     VM_FAULT_OOM,
     VM_FAULT_SIGBUS,
@@ -34,27 +35,33 @@ from mmigrate.linux.include.mm_types import (
     VmOperations,
 )
 from mmigrate.linux.include.pgtable import PAGE_SHIFT, PAGE_SIZE
-from mmigrate.linux.include.vmstat import NR_FILE_PAGES, NR_SHMEM
+from mmigrate.linux.include.vmstat import NR_FILE_PAGES, NR_SHMEM, PGMAJFAULT
 from mmigrate.linux.kernel.atomic import READ_ONCE, WRITE_ONCE
-from mmigrate.linux.kernel.bug import BUG_ON
-from mmigrate.linux.kernel.highmem import clear_highpage
+from mmigrate.linux.kernel.bug import BUG_ON, VM_BUG_ON_PAGE, WARN_ON_ONCE
+from mmigrate.linux.kernel.highmem import clear_highpage, copy_to_page
 from mmigrate.linux.kernel.page_flags import (
+    ClearPageDirty,
     PageLocked,
     PageSwapCache,
+    PageUnevictable,
     PageUptodate,
+    PageWriteback,
+    SetPageReferenced,
     SetPageSwapBacked,
     SetPageUptodate,
     lock_page,
     page_private,
+    trylock_page,
     unlock_page,
     wait_on_page_writeback,
 )
 from mmigrate.linux.kernel.page_ref import get_page, page_mapped
-from mmigrate.linux.kernel.rcu import radix_tree_lookup, radix_tree_store
+from mmigrate.linux.kernel.rcu import radix_tree_delete, radix_tree_lookup, radix_tree_store
 from mmigrate.linux.kernel.rwsem import mutex_lock
 from mmigrate.linux.kernel.spinlock import spin_lock
 from mmigrate.linux.mm import (
     filemap,
+    memory,
     mempolicy,
     migrate,
     page_io,
@@ -63,7 +70,13 @@ from mmigrate.linux.mm import (
     swap_state,
     swapfile,
     truncate,
+    vmscan,
 )
+from mmigrate.linux.mm.vmstat import count_vm_event
+
+SGP_READ: Final = 0
+SGP_CACHE: Final = 1
+SGP_WRITE: Final = 3
 
 
 def swp_to_radix_entry(entry: int) -> int:
@@ -77,20 +90,19 @@ def radix_to_swp_entry(item: int) -> int:
 class ShmemFilesystem(Filesystem):
     """tmpfs: its pages may be in swap."""
 
-    def get_page(self, inode: Inode, index: int) -> Page | int:
-        page = shmem_getpage(inode, index)
+    def get_page(self, inode: Inode, index: int) -> Page | int | None:
+        page = shmem_getpage(inode, index, SGP_READ)
         if isinstance(page, Page):
             unlock_page(page)
         return page
 
-    def lock_page(self, inode: Inode, index: int) -> Page | None:
-        page = shmem_getpage(inode, index)
-        return page if isinstance(page, Page) else None
+    def setattr(self, inode: Inode, size: int) -> None:
+        shmem_setattr(inode, size)
 
 
 def shmem_file_setup(kernel: Kernel, name: str, size: int) -> Inode:
     """A new file of @size bytes in shared memory  (mm/shmem.c: shmem_file_setup)."""
-    inode = inodes.inode_of(kernel, name, _filesystem(), size)
+    inode = inodes.inode_of(kernel, name, filesystem(), size)
     inode.policy = mempolicy.mpol_shared_policy_init()
     return inode
 
@@ -104,6 +116,31 @@ def shmem_zero_setup(vma: Vma) -> int:
     vma.vm_file = File(inode, VM_READ | VM_WRITE, inode.fs.file_ops)
     vma.vm_ops = inode.fs.vm_ops
     return 0
+
+
+def shmem_lock(inode: Inode, lock: bool) -> None:
+    """SHM_LOCK and SHM_UNLOCK: pages of the file are not reclaimed
+    (mm/shmem.c: shmem_lock; ipc/shm.c: shmctl_do_lock)."""
+    mapping = inode.i_mapping
+    if lock:
+        WRITE_ONCE(mapping, "flags", mapping.flags | AS_UNEVICTABLE)
+        return
+    WRITE_ONCE(mapping, "flags", mapping.flags & ~AS_UNEVICTABLE)
+    shmem_unlock_mapping(mapping)
+
+
+def shmem_unlock_mapping(mapping: AddressSpace) -> None:
+    """Put its pages where they belong now  (mm/shmem.c: shmem_unlock_mapping).
+
+    Differs: by isolation and putback; the kernel moves them under lru_lock.
+    """
+    swap.lru_add_drain()
+    for indices in truncate.batches(mapping, 0, truncate.EVERYTHING):
+        pages = filemap.find_get_pages(mapping, indices)
+        for page in pages:
+            if PageUnevictable(page) and vmscan.isolate_lru_page(page) == 0:
+                vmscan.putback_lru_page(page)
+        swap.release_pages(pages)
 
 
 # --- pages in the tree ---
@@ -126,7 +163,7 @@ def shmem_add_to_page_cache(
             page.zone.vm_stat[NR_FILE_PAGES] += 1
             page.zone.vm_stat[NR_SHMEM] += 1
             return 0
-    WRITE_ONCE(page, "mapping", None)
+        WRITE_ONCE(page, "mapping", None)
     swap.put_page(page)
     return -EEXIST if expected is None else -ENOENT
 
@@ -143,37 +180,56 @@ def _shmem_delete_from_page_cache(page: Page, radswap: int) -> None:
     swap.put_page(page)
 
 
-def shmem_getpage(inode: Inode, index: int) -> Page | int:
+def shmem_getpage(inode: Inode, index: int, sgp: int) -> Page | int | None:
     """The page of a slot, locked and up to date, with a reference: found, brought back from
-    swap, or new; or -EINVAL beyond the end, -ENOMEM  (mm/shmem.c: shmem_getpage_gfp)."""
+    swap, or new; None if there is none and @sgp is SGP_READ.  -EINVAL beyond the end unless
+    SGP_WRITE; -ENOMEM, -EIO  (mm/shmem.c: shmem_getpage_gfp)."""
     mapping = inode.i_mapping
     while True:
         entry = filemap.find_lock_entry(mapping, index)
-        if index << PAGE_SHIFT >= READ_ONCE(inode, "i_size"):
+        if sgp != SGP_WRITE and _beyond_end(inode, index):
             if isinstance(entry, Page):
                 unlock_page(entry)
                 swap.put_page(entry)
             return -EINVAL
         if isinstance(entry, Page):
             BUG_ON(not PageUptodate(entry), "shmem page without contents", entry)
+            if sgp == SGP_WRITE:
+                swap.mark_page_accessed(entry)
             return entry
+        if entry is None and sgp == SGP_READ:
+            return None
         page = (
-            _new_page(inode, index)
+            _new_page(inode, index, sgp)
             if entry is None
-            else _swap_in(inode, index, radix_to_swp_entry(entry))
+            else _swap_in(inode, index, radix_to_swp_entry(entry), sgp)
         )
-        if page != -EEXIST:
-            return page
+        if page == -EEXIST:
+            continue
+        # The file may have been cut before the page was in its slot.
+        if isinstance(page, Page) and sgp != SGP_WRITE and _beyond_end(inode, index):
+            if entry is None:
+                ClearPageDirty(page)
+                filemap.delete_from_page_cache(page)
+            unlock_page(page)
+            swap.put_page(page)
+            return -EINVAL
+        return page
 
 
-def _new_page(inode: Inode, index: int) -> Page | int:
+def _beyond_end(inode: Inode, index: int) -> bool:
+    return index << PAGE_SHIFT >= int(READ_ONCE(inode, "i_size"))
+
+
+def _new_page(inode: Inode, index: int, sgp: int) -> Page | int:
     page = mempolicy.shmem_alloc_page(inode, GFP_HIGHUSER_MOVABLE, index)
     if page is None:
         return -ENOMEM
     SetPageSwapBacked(page)
     lock_page(page)
-    error = shmem_add_to_page_cache(page, inode.i_mapping, index, None)
-    if error:
+    if sgp == SGP_WRITE:
+        SetPageReferenced(page)
+    if shmem_add_to_page_cache(page, inode.i_mapping, index, None):
         unlock_page(page)
         swap.put_page(page)
         return -EEXIST
@@ -183,31 +239,45 @@ def _new_page(inode: Inode, index: int) -> Page | int:
     return page
 
 
-def _swap_in(inode: Inode, index: int, entry: int) -> Page | int:
+def _swap_in(inode: Inode, index: int, entry: int, sgp: int) -> Page | int:
+    """-EEXIST: the slot has changed, look again."""
+    mapping = inode.i_mapping
     page = swap_state.lookup_swap_cache(entry)
     if page is None:
+        count_vm_event(PGMAJFAULT)
         page = swap_state.read_swap_cache_async(entry, GFP_HIGHUSER_MOVABLE, None, 0)
         if page is None:
-            slot = inode.i_mapping.page_tree.slots.get(index)
-            return -ENOMEM if slot == swp_to_radix_entry(entry) else -EEXIST
+            return -ENOMEM if _confirm_swap(mapping, index, entry) else -EEXIST
     lock_page(page)
-    if not PageSwapCache(page) or page_private(page) != entry:
+    error = 0
+    if (
+        not PageSwapCache(page)
+        or page_private(page) != entry
+        or not _confirm_swap(mapping, index, entry)
+    ):
+        error = -EEXIST
+    elif not PageUptodate(page):
+        error = -EIO
+    else:
+        wait_on_page_writeback(page)
+        if shmem_add_to_page_cache(page, mapping, index, swp_to_radix_entry(entry)):
+            error = -EEXIST  # truncation has freed the entry
+    if error:
         unlock_page(page)
         swap.put_page(page)
-        return -EEXIST
-    wait_on_page_writeback(page)
-    if not PageUptodate(page):
-        unlock_page(page)
-        swap.put_page(page)
-        return -ENOMEM
-    if shmem_add_to_page_cache(page, inode.i_mapping, index, swp_to_radix_entry(entry)):
-        unlock_page(page)
-        swap.put_page(page)
-        return -EEXIST
+        return error
+    if sgp == SGP_WRITE:
+        swap.mark_page_accessed(page)
     swap_state.delete_from_swap_cache(page)
     page_writeback.set_page_dirty(page)
     swapfile.swap_free(entry)
     return page
+
+
+def _confirm_swap(mapping: AddressSpace, index: int, entry: int) -> bool:
+    """Whether the slot still names the swap entry  (mm/shmem.c: shmem_confirm_swap)."""
+    item = radix_tree_lookup(mapping.page_tree, index)
+    return isinstance(item, int) and item == swp_to_radix_entry(entry)
 
 
 def shmem_unuse(kernel: Kernel, entry: int, page: Page) -> int:
@@ -233,7 +303,13 @@ def shmem_writepage(page: Page, wbc: Any) -> int:
     """Move a locked, unmapped page to the swap cache and start writing it; it is unlocked
     unless AOP_WRITEPAGE_ACTIVATE is returned  (mm/shmem.c: shmem_writepage)."""
     BUG_ON(not PageLocked(page), "shmem_writepage of an unlocked page", page)
-    entry = swapfile.get_swap_page(page.zone.kernel) if wbc.for_reclaim else 0
+    mapping: AddressSpace = page.mapping
+    entry = 0
+    # Only reclaim may write it: fsync of a tmpfs file has nothing to do.
+    if not mapping.flags & AS_UNEVICTABLE and not WARN_ON_ONCE(
+        not wbc.for_reclaim, f"shmem_writepage of {page!r}, not for reclaim"
+    ):
+        entry = swapfile.get_swap_page(page.zone.kernel)
     if not entry or swap_state.__add_to_swap_cache(page, entry):
         if entry:
             swapfile.swapcache_free(entry)
@@ -252,11 +328,28 @@ def shmem_writepage(page: Page, wbc: Any) -> int:
 def shmem_fault(vma: Vma, vmf: VmFault) -> int:
     """mm/shmem.c: shmem_fault."""
     assert vma.vm_file is not None
-    page = shmem_getpage(vma.vm_file.f_inode, vmf.pgoff)
-    if isinstance(page, int):
-        return VM_FAULT_OOM if page in (-ENOMEM, -ENOSPC) else VM_FAULT_SIGBUS
+    page = shmem_getpage(vma.vm_file.f_inode, vmf.pgoff, SGP_CACHE)
+    if not isinstance(page, Page):
+        return VM_FAULT_OOM if page == -ENOMEM else VM_FAULT_SIGBUS
     vmf.page = page
     return VM_FAULT_LOCKED
+
+
+def shmem_write_begin(mapping: AddressSpace, position: int, _length: int) -> Page | int:
+    """mm/shmem.c: shmem_write_begin."""
+    assert mapping.host is not None
+    page = shmem_getpage(mapping.host, position >> PAGE_SHIFT, SGP_WRITE)
+    assert page is not None
+    return page
+
+
+def shmem_write_end(mapping: AddressSpace, position: int, copied: int, page: Page) -> None:
+    """mm/shmem.c: shmem_write_end."""
+    assert mapping.host is not None
+    filemap.i_size_write(mapping.host, position + copied)
+    page_writeback.set_page_dirty(page)
+    unlock_page(page)
+    swap.put_page(page)
 
 
 def _set_policy(vma: Vma, policy: Mempolicy | None) -> int:
@@ -272,28 +365,80 @@ def _get_policy(vma: Vma, address: int) -> Mempolicy | None:
     return mempolicy.mpol_shared_policy_lookup(vma.vm_file.f_inode.policy, index)
 
 
-def shmem_truncate_range(inode: Inode, start: int, end: int) -> None:
-    """Remove pages and swap entries between two bytes, @end inclusive
+def shmem_setattr(inode: Inode, size: int) -> None:
+    """Change the size, then unmap and remove what is behind it, and unmap once more what
+    copies were made meanwhile  (mm/shmem.c: shmem_setattr)."""
+    shrinks = size < inode.i_size
+    WRITE_ONCE(inode, "i_size", size)
+    if shrinks:
+        hole = (size + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1)
+        memory.unmap_mapping_range(inode.i_mapping, hole, 0, True)
+        shmem_truncate_range(inode, size, truncate.EVERYTHING - 1)
+        memory.unmap_mapping_range(inode.i_mapping, hole, 0, True)
+
+
+def shmem_truncate_range(inode: Inode, lstart: int, lend: int) -> None:
+    """Remove pages and swap entries between two bytes, @lend inclusive: first what can be
+    had at once, then the others; what is left of pages that are cut in two becomes zeroes
     (mm/shmem.c: shmem_undo_range)."""
     mapping = inode.i_mapping
-    truncate.truncate_inode_pages_range(mapping, start, end)
-    first = (start + PAGE_SIZE - 1) >> PAGE_SHIFT
-    last = ((end + 1) >> PAGE_SHIFT) - 1
-    for index in list(mapping.page_tree.indices(first, last)):
-        with spin_lock(mapping.tree_lock):
-            item = radix_tree_lookup(mapping.page_tree, index)
-            if not isinstance(item, int):
-                continue
-            mapping.page_tree.delete(index)
-        swapfile.free_swap_and_cache(radix_to_swp_entry(item))
+    start = (lstart + PAGE_SIZE - 1) >> PAGE_SHIFT
+    end = (lend + 1) >> PAGE_SHIFT
+    _undo(mapping, start, end, False)
+    for index, first, last in truncate.partial_pages(lstart, lend):
+        page = shmem_getpage(inode, index, SGP_READ)
+        if isinstance(page, Page):
+            copy_to_page(page, first, bytes(last - first))
+            page_writeback.set_page_dirty(page)
+            unlock_page(page)
+            swap.put_page(page)
+    while start < end and _undo(mapping, start, end, True):
+        pass
 
 
-def _punch_hole(inode: Inode, start: int, length: int) -> int:
-    """fallocate with FALLOC_FL_PUNCH_HOLE  (mm/shmem.c: shmem_fallocate)."""
+def _undo(mapping: AddressSpace, start: int, end: int, wait: bool) -> bool:
+    """One pass over the slots; whether one was in use.  With @wait every page is locked,
+    without it only those that can be locked at once."""
+    found = False
+    for indices in truncate.batches(mapping, start, end):
+        entries = [(index, filemap.find_get_entry(mapping, index)) for index in indices]
+        for index, entry in entries:
+            found = found or entry is not None
+            if isinstance(entry, int):
+                _free_swap(mapping, index, entry)
+            elif entry is not None and (wait or trylock_page(entry)):
+                if wait:
+                    lock_page(entry)
+                if READ_ONCE(entry, "mapping") is mapping:
+                    VM_BUG_ON_PAGE(PageWriteback(entry), entry, "shmem page under writeback")
+                    truncate.truncate_inode_page(mapping, entry)
+                unlock_page(entry)
+        swap.release_pages([entry for _, entry in entries if isinstance(entry, Page)])
+    return found
+
+
+def _free_swap(mapping: AddressSpace, index: int, radswap: int) -> None:
+    """Forget a swap entry, if it is still in its slot  (mm/shmem.c: shmem_free_swap)."""
+    with spin_lock(mapping.tree_lock):
+        item = radix_tree_lookup(mapping.page_tree, index)
+        if item != radswap:
+            return
+        radix_tree_delete(mapping.page_tree, index)
+    swapfile.free_swap_and_cache(radix_to_swp_entry(radswap))
+
+
+def shmem_punch_hole(inode: Inode, offset: int, length: int) -> int:
+    """fallocate with FALLOC_FL_PUNCH_HOLE  (mm/shmem.c: shmem_fallocate).
+
+    Differs: a fault in the hole does not wait until it is punched.
+    """
+    mapping = inode.i_mapping
     with mutex_lock(inode.i_mutex):
-        truncate.truncate_pagecache_range(inode, start, start + length - 1)
-        shmem_truncate_range(inode, start, start + length - 1)
-        truncate.truncate_pagecache_range(inode, start, start + length - 1)
+        first = (offset + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1)
+        behind = (offset + length) & ~(PAGE_SIZE - 1)
+        if behind > first:
+            memory.unmap_mapping_range(mapping, first, behind - first, False)
+        shmem_truncate_range(inode, offset, offset + length - 1)
     return 0
 
 
@@ -302,7 +447,7 @@ def _shmem_mmap(file: File, vma: Vma) -> int:
     return 0
 
 
-def _filesystem() -> Filesystem:
+def filesystem() -> Filesystem:
     return ShmemFilesystem(
         "tmpfs",
         AddressSpaceOperations(
@@ -310,6 +455,8 @@ def _filesystem() -> Filesystem:
             writepage=shmem_writepage,
             set_page_dirty=page_writeback.__set_page_dirty_no_writeback,
             migratepage=migrate.migrate_page,
+            write_begin=shmem_write_begin,
+            write_end=shmem_write_end,
         ),
         VmOperations(
             "shmem",
@@ -320,5 +467,5 @@ def _filesystem() -> Filesystem:
         ),
         device="none",
         accounts_dirty=False,
-        file_ops=FileOperations(mmap=_shmem_mmap, fallocate=_punch_hole),
+        file_ops=FileOperations(mmap=_shmem_mmap, fallocate=shmem_punch_hole),
     )
