@@ -12,11 +12,9 @@ from mmigrate.linux.include.mm import VM_EXEC, VM_READ, VM_SOFTDIRTY, VM_WRITE
 from mmigrate.linux.include.mm_types import AnonVma, AnonVmaChain, Page, Vma
 from mmigrate.linux.kernel.atomic import (
     READ_ONCE,
-    atomic_dec_and_test,
-    atomic_inc,
-    atomic_inc_not_zero,
 )
 from mmigrate.linux.kernel.bug import BUG, BUG_ON
+from mmigrate.linux.kernel.kref import kref_get, kref_get_unless_zero, kref_put
 from mmigrate.linux.kernel.page_flags import page_anon_vma
 from mmigrate.linux.kernel.page_ref import page_mapped
 from mmigrate.linux.kernel.rwsem import (
@@ -55,12 +53,12 @@ def anon_vma_free(kernel: Kernel, anon_vma: AnonVma) -> None:
 
 def get_anon_vma(anon_vma: AnonVma) -> None:
     BUG_ON(anon_vma.refcount == 0, "get_anon_vma of a freed anon_vma", anon_vma)
-    atomic_inc(anon_vma, "refcount")
+    kref_get(anon_vma)
 
 
 def put_anon_vma(kernel: Kernel, anon_vma: AnonVma) -> None:
     """Drop a reference  (include/linux/rmap.h: put_anon_vma)."""
-    if atomic_dec_and_test(anon_vma, "refcount"):
+    if kref_put(anon_vma):
         __put_anon_vma(kernel, anon_vma)
 
 
@@ -69,7 +67,7 @@ def __put_anon_vma(kernel: Kernel, anon_vma: AnonVma) -> None:
     (mm/rmap.c: __put_anon_vma)."""
     root = anon_vma.root
     anon_vma_free(kernel, anon_vma)
-    if root is not anon_vma and atomic_dec_and_test(root, "refcount"):
+    if root is not anon_vma and kref_put(root):
         anon_vma_free(kernel, root)
 
 
@@ -219,7 +217,7 @@ def page_get_anon_vma(page: Page) -> AnonVma | None:
     anon_vma = page_anon_vma(page)
     if anon_vma is None or not page_mapped(page):
         return None
-    if not atomic_inc_not_zero(anon_vma, "refcount"):
+    if not kref_get_unless_zero(anon_vma):
         return None
     # Still mapped: then the reference is on an anon_vma that covers the page.
     if page_mapped(page):
@@ -240,14 +238,14 @@ def page_lock_anon_vma_read(page: Page) -> AnonVma | None:
             return anon_vma
         up_read(root.rwsem)
         return None
-    if not atomic_inc_not_zero(anon_vma, "refcount"):
+    if not kref_get_unless_zero(anon_vma):
         return None
     kernel = page.zone.kernel
     if not page_mapped(page):
         put_anon_vma(kernel, anon_vma)
         return None
     anon_vma_lock_read(anon_vma)
-    if atomic_dec_and_test(anon_vma, "refcount"):
+    if kref_put(anon_vma):
         anon_vma_unlock_read(anon_vma)
         __put_anon_vma(kernel, anon_vma)
         return None

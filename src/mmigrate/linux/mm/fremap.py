@@ -23,7 +23,8 @@ from mmigrate.linux.include.pgtable import (
 )
 from mmigrate.linux.include.sched import Task
 from mmigrate.linux.include.vmstat import MM_ANONPAGES, MM_FILEPAGES, MM_SWAPENTS
-from mmigrate.linux.kernel.atomic import READ_ONCE, WRITE_ONCE
+from mmigrate.linux.kernel.area import vma_flags
+from mmigrate.linux.kernel.atomic import WRITE_ONCE
 from mmigrate.linux.kernel.bug import BUG_ON
 from mmigrate.linux.kernel.page_flags import PageAnon
 from mmigrate.linux.kernel.pgtable import pte_clear, ptep_clear_flush, ptep_get, set_pte_at
@@ -152,7 +153,7 @@ def _remap_locked(
         if mmap.mapping_cap_account_dirty(mapping):
             # page_mkclean cannot find the ptes of a nonlinear area: where dirty pages
             # are counted, an area of its own has to do.
-            vm_flags = int(READ_ONCE(vma, "vm_flags"))
+            vm_flags = int(vma_flags(vma))
             addr = mmap.mmap_region(vma.vm_file, start, size, vm_flags, pgoff)
             if mmap.is_error(addr):
                 return addr, vm_flags

@@ -68,6 +68,7 @@ from mmigrate.linux.include.vmstat import (
     PGFAULT,
     PGMAJFAULT,
 )
+from mmigrate.linux.kernel.area import vma_flags, vma_page_prot
 from mmigrate.linux.kernel.atomic import READ_ONCE
 from mmigrate.linux.kernel.highmem import copy_user_highpage
 from mmigrate.linux.kernel.page_flags import (
@@ -213,11 +214,11 @@ def _handle_pte_fault(mm: Mm, vma: Vma, addr: int, pt: PageTable, flags: int) ->
 
 def maybe_mkwrite(pte: int, vma: Vma) -> int:
     """Writable, if the area is  (include/linux/mm.h: maybe_mkwrite)."""
-    return pte_mkwrite(pte) if READ_ONCE(vma, "vm_flags") & VM_WRITE else pte
+    return pte_mkwrite(pte) if vma_flags(vma) & VM_WRITE else pte
 
 
 def mk_pte(page: Page, vma: Vma) -> int:
-    return pfn_pte(page.pfn, READ_ONCE(vma, "vm_page_prot"))
+    return pfn_pte(page.pfn, vma_page_prot(vma))
 
 
 # --- anonymous memory ---
@@ -498,11 +499,7 @@ def do_swap_page(mm: Mm, vma: Vma, addr: int, pt: PageTable, flags: int, orig_pt
     set_pte_at(mm, addr, pt, pte)
     rmap.do_page_add_anon_rmap(page, vma, addr, exclusive)
     swapfile.swap_free(entry)
-    if (
-        swapfile.vm_swap_full(mm.kernel)
-        or READ_ONCE(vma, "vm_flags") & VM_LOCKED
-        or PageMlocked(page)
-    ):
+    if swapfile.vm_swap_full(mm.kernel) or vma_flags(vma) & VM_LOCKED or PageMlocked(page):
         swapfile.try_to_free_swap(page)
     unlock_page(page)
     if write:

@@ -60,7 +60,7 @@ from mmigrate.linux.include.vmstat import (
     PGMIGRATE_SUCCESS,
 )
 from mmigrate.linux.kernel import sched
-from mmigrate.linux.kernel.atomic import READ_ONCE
+from mmigrate.linux.kernel.area import vma_flags, vma_page_prot
 from mmigrate.linux.kernel.bug import BUG
 from mmigrate.linux.kernel.highmem import copy_highpage
 from mmigrate.linux.kernel.page_flags import (
@@ -200,12 +200,12 @@ def remove_migration_pte(new: Page, vma: Vma, address: int, old: Page) -> int:
         spin_unlock(ptl)
         return SWAP_AGAIN
     get_page(new)
-    prot = READ_ONCE(vma, "vm_page_prot")
+    prot = vma_page_prot(vma)
     restored = (new.pfn << PAGE_SHIFT | prot) & ~_PAGE_ACCESSED
     if pte & _PAGE_SWP_SOFT_DIRTY:
         restored |= _PAGE_SOFT_DIRTY
     # mprotect may have taken the right to write away meanwhile.
-    if kind == SWP_MIGRATION_WRITE and READ_ONCE(vma, "vm_flags") & VM_WRITE:
+    if kind == SWP_MIGRATION_WRITE and vma_flags(vma) & VM_WRITE:
         restored |= _PAGE_RW
     set_pte_at(mm, address, pt, restored)
     if PageAnon(new):

@@ -57,7 +57,7 @@ from mmigrate.linux.include.vmstat import (
     NR_ANON_PAGES,
     NR_FILE_MAPPED,
 )
-from mmigrate.linux.kernel.atomic import READ_ONCE
+from mmigrate.linux.kernel.area import vma_flags
 from mmigrate.linux.kernel.bug import BUG, BUG_ON, VM_BUG_ON_PAGE
 from mmigrate.linux.kernel.page_flags import (
     PageAnon,
@@ -370,7 +370,7 @@ def try_to_unmap_one(page: Page, vma: Vma, address: int, flags: int) -> int:
         return SWAP_AGAIN
     ptl: Any = pt.ptl
     if not flags & TTU_IGNORE_MLOCK:
-        if READ_ONCE(vma, "vm_flags") & VM_LOCKED:
+        if vma_flags(vma) & VM_LOCKED:
             spin_unlock(ptl)
             return _mlock_instead(page, vma)
         if flags & TTU_MUNLOCK:
@@ -443,7 +443,7 @@ def update_hiwater_rss(mm: Mm) -> None:
 
 
 def _is_temporary_stack(vma: Vma, _: Any) -> bool:
-    flags = READ_ONCE(vma, "vm_flags")
+    flags = vma_flags(vma)
     return bool(
         flags & VM_GROWSDOWN and flags & VM_STACK_INCOMPLETE_SETUP == VM_STACK_INCOMPLETE_SETUP
     )
@@ -581,7 +581,7 @@ def _page_referenced_one(page: Page, vma: Vma, address: int, arg: _References) -
     if pt is None:
         return SWAP_AGAIN
     ptl: Any = pt.ptl
-    flags = READ_ONCE(vma, "vm_flags")
+    flags = vma_flags(vma)
     if flags & VM_LOCKED:
         spin_unlock(ptl)
         arg.vm_flags |= VM_LOCKED
@@ -636,7 +636,7 @@ def _page_mkclean_one(page: Page, vma: Vma, address: int, cleaned: list[int]) ->
 
 
 def _is_private(vma: Vma, _: Any) -> bool:
-    return not READ_ONCE(vma, "vm_flags") & VM_SHARED
+    return not vma_flags(vma) & VM_SHARED
 
 
 _MKCLEAN = RmapWalkControl(_page_mkclean_one, invalid_vma=_is_private)
