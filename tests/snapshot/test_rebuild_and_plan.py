@@ -1,0 +1,118 @@
+"""A recorded process rebuilt in the model, and migrated there."""
+
+import subprocess
+import sys
+
+import pytest
+
+from mmigrate import MiB, Reason
+from mmigrate.cli.plan import as_object, make_plan
+from mmigrate.errors import UsageError
+from mmigrate.snapshot.plan import plan_migration
+from mmigrate.snapshot.rebuild import rebuild
+from mmigrate.snapshot.recorder import record
+from mmigrate.units import PAGE_SIZE
+
+
+@pytest.fixture(scope="module")
+def snapshot():
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "mmigrate.snapshot.example_process", "--size", "8"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    worker.stdout.readline()
+    taken = record(worker.pid)
+    worker.stdin.close()
+    worker.wait()
+    worker.stdout.close()
+    return taken
+
+
+SIZES = [MiB(256), MiB(256)]
+
+
+def test_every_page_is_where_it_was(snapshot):
+    rebuilt = rebuild(snapshot, SIZES)
+    for vma in snapshot.vmas:
+        if snapshot.kind(vma) == "special":
+            continue
+        for first, count, state in snapshot.runs(vma):
+            for number in range(first, first + count):
+                page = rebuilt.process.page_at(vma.start + number * PAGE_SIZE)
+                if state.present and not state.zero:
+                    assert page is not None
+                    assert page.zone.nid == max(state.node, 0)
+                elif not state.present:
+                    assert page is None
+    assert rebuilt.machine.check() == []
+
+
+def test_what_is_shared_is_shared(snapshot):
+    rebuilt = rebuild(snapshot, SIZES)
+    assert rebuilt.sharer is not None
+    for vma in snapshot.vmas:
+        if snapshot.kind(vma) != "anonymous" or vma.shared:
+            continue
+        for first, _count, state in snapshot.runs(vma):
+            if state.present and not state.zero and not state.file:
+                page = rebuilt.process.page_at(vma.start + first * PAGE_SIZE)
+                assert (page._mapcount > 0) == state.shared
+
+
+def test_protection_and_locks(snapshot):
+    rebuilt = rebuild(snapshot, SIZES)
+    maps = rebuilt.process.maps()
+    writable = [vma for vma in snapshot.vmas if vma.perms == "rw-p"]
+    assert sum(" rw-p " in line for line in maps.splitlines()) <= len(writable)
+    locked = sum(vma.locked for vma in snapshot.vmas if vma.has_flag("lo"))
+    assert (rebuilt.process.mm.locked_vm * PAGE_SIZE > 0) == (locked > 0)
+
+
+def test_an_ordinary_user_moves_what_is_his_own(snapshot):
+    plan = plan_migration(rebuild(snapshot, SIZES), [0], [1])
+    assert plan.moved + plan.stayed == plan.pages
+    assert plan.reasons[Reason.SHARED] > 0
+    assert set(plan.reasons) <= {Reason.SHARED, Reason.NOT_MIGRATABLE}
+    assert plan.after.get(1) == plan.moved
+    assert sum(plan.before.values()) == sum(plan.after.values())
+
+
+def test_root_moves_what_is_shared_too(snapshot):
+    rebuilt = rebuild(snapshot, SIZES, privileged=True)
+    plan = plan_migration(rebuilt, [0], [1])
+    assert set(plan.reasons) <= {Reason.NOT_MIGRATABLE}
+    assert 0 not in plan.after
+    assert rebuilt.machine.check() == []
+
+
+def test_a_target_without_room_accounts_for_every_page(snapshot):
+    plan, violations = make_plan(
+        snapshot, [MiB(256), MiB(4)], "0", "1", lambda *_: None, privileged=True
+    )
+    assert violations == []
+    assert plan.reasons[Reason.NO_MEMORY] > 0
+    assert plan.moved + plan.stayed == plan.pages
+    assert plan.after[1] == plan.moved
+
+
+def test_the_json_form(snapshot):
+    plan, _ = make_plan(snapshot, SIZES, "0", "1", lambda *_: None)
+    found = as_object(plan)
+    assert {"pages", "moved", "stayed", "reasons", "vmas"} <= set(found)
+    assert sum(area["pages"] for area in found["vmas"]) == found["pages"]
+    assert sum(found["reasons"].values()) == found["stayed"]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "sources", "targets", "sentence"),
+    [
+        (None, "0", "7", r"node 7 does not exist.*--nodes"),
+        (SIZES, "0", "2", "node 2 does not exist; there is nodes 0-1"),
+        (SIZES, "x", "1", "'x' is not a set of nodes"),
+        ([MiB(2), MiB(256)], "0", "1", "node 0 has 2 MiB, which is too small"),
+    ],
+)
+def test_machines_that_do_not_fit(snapshot, sizes, sources, targets, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        make_plan(snapshot, sizes, sources, targets, lambda *_: None)
