@@ -551,6 +551,11 @@ class Process:
         with self.running() as task:
             return task_mmu.numa_maps_text(self.mm, task)
 
+    def clear_refs(self, kind: int) -> None:
+        """Write to /proc/PID/clear_refs: 1 to 3 forget accesses, 4 soft-dirty marks."""
+        with self.running():
+            checked(task_mmu.clear_refs(self.mm, kind))
+
     def maps(self) -> str:
         """/proc/PID/maps."""
         with self.running():

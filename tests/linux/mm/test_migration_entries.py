@@ -375,6 +375,40 @@ def test_observers_see_it(machine, app):
     assert child.placement(heap) == {0: 1}
 
 
+def test_soft_dirty_is_watched_anew(machine, app):
+    heap = anonymous(app)
+    app.clear_refs(4)
+    assert not app.pagemap(heap)[0] >> 55 & 1
+    app.write(heap.start, b"again")
+    assert app.pagemap(heap)[0] >> 55 & 1
+    with pytest.raises(OSError, match="Invalid argument"):
+        app.clear_refs(5)
+
+
+def test_a_store_after_a_migration_under_clear_refs_is_missed(machine, app):
+    """A defect of v3.19: the write entry stays one."""
+    heap = anonymous(app)
+    gone = Unmapped(machine, app, heap.start)
+    app.clear_refs(4)
+    assert is_write_migration_entry(entry_at(app, heap.start))
+    gone.restore()
+    app.write(heap.start, b"unseen")
+    assert not app.pagemap(heap)[0] >> 55 & 1
+
+
+def test_clear_refs_forgets_accesses_and_passes_entries_by(machine, app):
+    heap = anonymous(app)
+    page = machine.page_of(app, heap.start)
+    app.clear_refs(1)
+    assert not pte_young(peek_pte(app.mm, heap.start))
+    gone = Unmapped(machine, app, heap.start)
+    before = peek_pte(app.mm, heap.start)
+    app.clear_refs(2)
+    assert peek_pte(app.mm, heap.start) == before
+    gone.restore()
+    assert page.mapping is not None
+
+
 def test_a_pin_waits_for_it(machine, app):
     heap = anonymous(app)
     gone = Unmapped(machine, app, heap.start)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from errno import EINVAL
 from typing import Any, Final
 
 from mmigrate.linux.include.mm import (
@@ -27,7 +28,7 @@ from mmigrate.linux.include.mm import (
     VM_SOFTDIRTY,
     VM_WRITE,
 )
-from mmigrate.linux.include.mm_types import Mm, Page, Vma
+from mmigrate.linux.include.mm_types import Mm, Page, PageTable, Vma
 from mmigrate.linux.include.pgtable import (
     PAGE_SHIFT,
     PAGE_SIZE,
@@ -36,18 +37,23 @@ from mmigrate.linux.include.pgtable import (
     is_migration_entry,
     is_swap_pte,
     non_swap_entry,
+    pte_clear_soft_dirty,
     pte_dirty,
     pte_pfn,
     pte_present,
     pte_soft_dirty,
+    pte_swp_clear_soft_dirty,
     pte_swp_soft_dirty,
     pte_to_swp_entry,
+    pte_wrprotect,
     pte_young,
     swp_offset,
     swp_type,
 )
 from mmigrate.linux.include.sched import Task
+from mmigrate.linux.kernel.atomic import WRITE_ONCE
 from mmigrate.linux.kernel.page_flags import (
+    ClearPageReferenced,
     PageActive,
     PageAnon,
     PageDirty,
@@ -58,10 +64,17 @@ from mmigrate.linux.kernel.page_flags import (
     PageWriteback,
 )
 from mmigrate.linux.kernel.page_ref import page_mapcount
-from mmigrate.linux.kernel.pgtable import find_leaf, ptep_get
+from mmigrate.linux.kernel.pgtable import (
+    find_leaf,
+    ptep_get,
+    ptep_test_and_clear_young,
+    set_pte_at,
+)
 from mmigrate.linux.kernel.rwsem import down_read
 from mmigrate.linux.kernel.spinlock import spin_lock
+from mmigrate.linux.kernel.tlb import flush_tlb_mm
 from mmigrate.linux.mm import memory, mempolicy, migrate
+from mmigrate.linux.mm.vma import vma_set_page_prot
 
 # The order and letters of smaps' VmFlags.
 VM_FLAG_LETTERS: Final = (
@@ -319,3 +332,74 @@ def _pagemap_word(mm: Mm, pte: int) -> int:
         page = migrate.migration_entry_to_page(mm.kernel, entry)
         word |= 0 if PageAnon(page) else PM_FILE
     return word | (PM_SOFT_DIRTY if pte_swp_soft_dirty(pte) else 0)
+
+
+# --- clear_refs ---
+
+CLEAR_REFS_ALL: Final = 1
+CLEAR_REFS_ANON: Final = 2
+CLEAR_REFS_MAPPED: Final = 3
+CLEAR_REFS_SOFT_DIRTY: Final = 4
+
+
+def clear_refs(mm: Mm, kind: int) -> int:
+    """Write to /proc/PID/clear_refs: forget which pages were used, or (4) begin to watch stores
+    anew.  0 or -EINVAL  (fs/proc/task_mmu.c: clear_refs_write).
+
+    Known defect of v3.19: a write migration entry loses its soft-dirty mark and stays a write
+    entry, so the next store through the restored pte is not noticed.
+    """
+    if not CLEAR_REFS_ALL <= kind <= CLEAR_REFS_SOFT_DIRTY:
+        return -EINVAL
+    with down_read(mm.mmap_sem):
+        if kind == CLEAR_REFS_SOFT_DIRTY:
+            for vma in mm.mmap:
+                if vma.vm_flags & VM_SOFTDIRTY:
+                    WRITE_ONCE(vma, "vm_flags", vma.vm_flags & ~VM_SOFTDIRTY)
+                    vma_set_page_prot(vma)
+        for vma in mm.mmap:
+            if kind == CLEAR_REFS_ANON and vma.vm_file is not None:
+                continue
+            if kind == CLEAR_REFS_MAPPED and vma.vm_file is None:
+                continue
+            _clear_area(vma, kind)
+        flush_tlb_mm(mm)
+    return 0
+
+
+def _clear_area(vma: Vma, kind: int) -> None:
+    """fs/proc/task_mmu.c: clear_refs_pte_range."""
+    mm = vma.vm_mm
+    addr = vma.vm_start
+    while addr < vma.vm_end:
+        stop = min(vma.vm_end, (addr & PMD_MASK) + PMD_SIZE)
+        pt = find_leaf(mm, addr)
+        if pt is not None:
+            ptl: Any = pt.ptl
+            with spin_lock(ptl):
+                for address in range(addr, stop, PAGE_SIZE):
+                    if kind == CLEAR_REFS_SOFT_DIRTY:
+                        _clear_soft_dirty(mm, pt, address)
+                    else:
+                        _clear_young(vma, pt, address)
+        addr = stop
+
+
+def _clear_soft_dirty(mm: Mm, pt: PageTable, address: int) -> None:
+    pte = ptep_get(pt, address)
+    if pte_present(pte):
+        pte = pte_clear_soft_dirty(pte_wrprotect(pte))
+    elif is_swap_pte(pte):
+        pte = pte_swp_clear_soft_dirty(pte)
+    else:
+        return
+    set_pte_at(mm, address, pt, pte)
+
+
+def _clear_young(vma: Vma, pt: PageTable, address: int) -> None:
+    pte = ptep_get(pt, address)
+    if pte_present(pte):
+        page = memory.vm_normal_page(vma, address, pte)
+        if page is not None:
+            ptep_test_and_clear_young(vma, address, pt)
+            ClearPageReferenced(page)

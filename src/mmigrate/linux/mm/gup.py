@@ -81,25 +81,25 @@ def follow_page(vma: Vma, addr: int, flags: int) -> Page | int | None:
         if not is_migration_entry(pte_to_swp_entry(pte)):
             return None
         migrate.migration_entry_wait(vma.vm_mm, pt, addr)
-    page = None
+    page: Page | int | None = None
     if not (flags & FOLL_NUMA and pte_numa(pte)) and not (
         flags & FOLL_WRITE and not pte_write(pte)
     ):
-        page = _found(vma, addr, pte, flags)
+        page = page_tables.vm_normal_page(vma, addr, pte)
+        if page is None:
+            zero = vma.vm_mm.kernel.zero_page
+            page = -EFAULT if flags & FOLL_DUMP or pte_pfn(pte) != zero.pfn else zero
+        if not isinstance(page, int):
+            if flags & FOLL_GET:
+                get_page(page)
+            if flags & (FOLL_TOUCH | FOLL_MLOCK):
+                _touch(vma, page, pte, flags)
     spin_unlock(ptl)
     return page
 
 
-def _found(vma: Vma, addr: int, pte: int, flags: int) -> Page | int:
-    """A present pte that will do; its lock is held."""
-    page = page_tables.vm_normal_page(vma, addr, pte)
-    if page is None:
-        zero = vma.vm_mm.kernel.zero_page
-        if flags & FOLL_DUMP or pte_pfn(pte) != zero.pfn:
-            return -EFAULT
-        page = zero
-    if flags & FOLL_GET:
-        get_page(page)
+def _touch(vma: Vma, page: Page, pte: int, flags: int) -> None:
+    """Mark a page that was found as used, or as locked; the pte lock is held."""
     if flags & FOLL_TOUCH:
         if flags & FOLL_WRITE and not pte_dirty(pte) and not PageDirty(page):
             page_writeback.set_page_dirty(page)
@@ -113,7 +113,6 @@ def _found(vma: Vma, addr: int, pte: int, flags: int) -> Page | int:
         swap.lru_add_drain()  # push cached pages to the LRU, where mlock can move them
         mlock.mlock_vma_page(page)
         unlock_page(page)
-    return page
 
 
 def get_user_pages(

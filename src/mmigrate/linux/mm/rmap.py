@@ -289,7 +289,7 @@ def _rmap_walk_anon(page: Page, rwc: RmapWalkControl, arg: Any) -> int:
         anon_vma = page_anon_vma(page)
         if anon_vma is None:
             return SWAP_AGAIN
-        anon_vma_lock_read(anon_vma)
+        down_read(anon_vma.root.rwsem)
     ret = SWAP_AGAIN
     pgoff: int = page.index
     rmap_one, done, invalid_vma = rwc.rmap_one, rwc.done, rwc.invalid_vma
