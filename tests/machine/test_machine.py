@@ -108,6 +108,35 @@ def test_errors_of_system_calls_are_oserrors(machine):
     assert caught.value.errno == errno.EINVAL
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        lambda app, heap: app.mmap(-4096),
+        lambda app, heap: app.mmap(4096, at=-4096),
+        lambda app, heap: app.read(-5, 1),
+        lambda app, heap: app.read(heap.start, -1),
+        lambda app, heap: app.munmap(-4096, 4096),
+        lambda app, heap: app.move_pages([1 << 70], 1),
+        lambda app, heap: app.mremap(heap, -5),
+        lambda app, heap: app.mmap(4096, prot="q"),
+        lambda app, heap: app.mmap(),
+        lambda app, heap: app.mbind(heap, "nonsense"),
+        lambda app, heap: app.set_mempolicy("bind", [-1]),
+        lambda app, heap: app.on_cpu(9),
+        lambda app, heap: app.machine.file("f", -5),
+        lambda app, heap: app.machine.file("f", 5, fs="zfs"),
+        lambda app, heap: app.machine.process(cpu=9),
+        lambda app, heap: app.machine.start(app.touch, heap, cpu=9),
+    ],
+)
+def test_what_makes_no_sense_is_told_in_a_sentence(machine, odd):
+    app = machine.process("app")
+    with pytest.raises(ScenarioError) as caught:
+        odd(app, app.mmap(pages=1))
+    assert len(str(caught.value).splitlines()) == 1
+    assert machine.check() == []
+
+
 def test_dontneed_forgets(machine):
     app = machine.process("app")
     heap = app.mmap(pages=1)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection, Iterable, Sequence
+from errno import EINVAL
 from typing import Any
 
 from mmigrate.api import Mapping
@@ -193,18 +194,22 @@ class Machine:
     def file(self, name: str, size: int, *, fs: str = "ext4", data: bytes = b"") -> Inode:
         """A file of @size bytes that begins with @data, on a filesystem by name: ext4,
         xfs, nfs, exofs (which has no migratepage), ramfs."""
-        if name in self.files:
-            raise ScenarioError(f"there is a file {name} already")
+        self._check_file(name, size)
         inode = new_inode(self.kernel, name, fs, size)
         for position in range(0, len(data), 4096):
             inode.blocks[position // 4096] = data[position : position + 4096].ljust(4096, b"\0")
         self.files[name] = inode
         return inode
 
-    def shmem(self, name: str, size: int) -> Inode:
-        """A file of @size bytes in shared memory (tmpfs)."""
+    def _check_file(self, name: str, size: int) -> None:
         if name in self.files:
             raise ScenarioError(f"there is a file {name} already")
+        if not 0 <= size < 1 << 63:
+            raise ScenarioError(f"{size} is not the size of a file")
+
+    def shmem(self, name: str, size: int) -> Inode:
+        """A file of @size bytes in shared memory (tmpfs)."""
+        self._check_file(name, size)
         inode = shmem.shmem_file_setup(self.kernel, name, size)
         self.files[name] = inode
         return inode
@@ -223,6 +228,8 @@ class Machine:
 
     def truncate(self, file: Inode, size: int) -> None:
         """The system call truncate. Private copies of what is cut off go too."""
+        if size < 0:
+            checked(-EINVAL)
         last = max(size, file.i_size) // 4096 + 1
         with self.shadow.dropping(f"file {file.name}", size // 4096, last):
             truncate.do_truncate(file, size)

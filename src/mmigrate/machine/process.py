@@ -192,6 +192,7 @@ class Process:
         @offset bytes.  @at: exactly there (MAP_FIXED).
         """
         size = _length(length, pages)
+        _natural(at or 0, "an address")
         flags |= MAP_SHARED if shared or flags & MAP_SHARED else MAP_PRIVATE
         if file is None:
             flags |= MAP_ANONYMOUS
@@ -242,6 +243,7 @@ class Process:
 
         with self.running() as task:
             with shadow.copying(name, shift, first, last):
+                _natural(new_length, "a length")
                 result = mremap.sys_mremap(
                     task, where.start, where.length, new_length, flags, at or 0
                 )
@@ -364,7 +366,7 @@ class Process:
         shadow = self.machine.shadow
         found = bytearray()
         with self.running() as task:
-            for here, part in _by_page(address, bytes(length)):
+            for here, part in _by_page(address, bytes(_natural(length, "a length"))):
                 offset = here & (PAGE_SIZE - 1)
 
                 def load(
@@ -463,6 +465,8 @@ class Process:
         """Move pages to @node (one for all, or one a page), or with None ask where they
         are.  @process: whose pages, by default our own."""
         addresses = where.pages() if isinstance(where, Mapping) else where
+        for address in () if isinstance(where, Mapping) else addresses:
+            _natural(address, "an address")
         nodes: Sequence[int] | None
         if node is None:
             nodes = None
@@ -606,13 +610,22 @@ def _live(page: Page) -> None:
 def _length(length: int | None, pages: int | None) -> int:
     if (length is None) == (pages is None):
         raise ScenarioError("mmap needs either a length in bytes or pages=")
-    return length if length is not None else (pages or 0) * PAGE_SIZE
+    return _natural(length if length is not None else (pages or 0) * PAGE_SIZE, "a length")
+
+
+def _natural(value: int, what: str) -> int:
+    """A number as a register holds it."""
+    if not 0 <= value < 1 << 64:
+        raise ScenarioError(f"{value} is not {what}: it must be between 0 and 2**64 - 1")
+    return value
 
 
 def _range(where: Where, length: int | None) -> tuple[int, int]:
     if isinstance(where, Mapping):
-        return where.start, where.length if length is None else length
-    return where, PAGE_SIZE if length is None else length
+        start, size = where.start, where.length if length is None else length
+    else:
+        start, size = where, PAGE_SIZE if length is None else length
+    return _natural(start, "an address"), _natural(size, "a length")
 
 
 def _pages_of(start: int, size: int) -> tuple[int, int]:
@@ -620,6 +633,7 @@ def _pages_of(start: int, size: int) -> tuple[int, int]:
 
 
 def _by_page(address: int, data: bytes) -> Iterator[tuple[int, bytes]]:
+    _natural(address, "an address")
     position = 0
     while position < len(data):
         here = address + position
