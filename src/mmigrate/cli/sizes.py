@@ -30,12 +30,3 @@ def parse_sizes(text: str) -> list[int]:
     if len(sizes) > 1024:
         raise UsageError(f"{len(sizes)} nodes are more than the 1024 that Linux can have")
     return sizes
-
-
-def show_size(size: float) -> str:
-    """A size for people."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"

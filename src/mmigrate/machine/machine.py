@@ -21,6 +21,7 @@ from mmigrate.linux.drivers import block, node
 from mmigrate.linux.fs.inode import new_inode
 from mmigrate.linux.include.mm_types import Inode, Page
 from mmigrate.linux.include.sched import Cred, Task
+from mmigrate.linux.kernel.cpuset import Cpuset, new_cpuset
 from mmigrate.linux.mm import (
     fork,
     page_writeback,
@@ -31,8 +32,9 @@ from mmigrate.linux.mm import (
     vmscan,
     vmstat,
 )
+from mmigrate.linux.mm.cpuset_migration import cpuset_set_mems
 from mmigrate.machine.boot import boot
-from mmigrate.machine.process import Pin, Process, checked
+from mmigrate.machine.process import Pin, Process, checked, mask_of
 from mmigrate.machine.shadow import Shadow
 from mmigrate.units import MiB
 
@@ -254,6 +256,20 @@ class Machine:
     def swapoff(self, area: Any) -> None:
         checked(swapfile.sys_swapoff(area))
 
+    def cpuset(self, name: str, nodes: Collection[int], *, memory_migrate: bool = False) -> Cpuset:
+        """A cpuset that allows memory on @nodes; @memory_migrate: memory follows its tasks and
+        its changes.  Processes join with `process.join(cpuset)`."""
+        created = new_cpuset(self.kernel, name, mask_of(nodes))
+        created.memory_migrate = memory_migrate
+        return created
+
+    def set_mems(self, cpuset: Cpuset, nodes: Collection[int]) -> None:
+        """Write to a cpuset's `mems`; who writes is the machine's first process."""
+        if not self.processes:
+            raise ScenarioError("somebody must write to the cpuset: start a process first")
+        with self.processes[0].running():
+            cpuset_set_mems(cpuset, mask_of(nodes))
+
     def swap_out(self, process: Process, where: Mapping) -> int:
         """Reclaim the pages of a range, as far as the rules of reclaim allow; how many."""
         with process.running():
@@ -274,6 +290,21 @@ class Machine:
     def nodes(self) -> list[dict[str, int]]:
         """/sys/devices/system/node/node*/meminfo, in kB."""
         return [node.node_meminfo(self.kernel, nid) for nid in range(len(self.kernel.nodes))]
+
+    @property
+    def numastat(self) -> list[dict[str, int]]:
+        """/sys/devices/system/node/node*/numastat."""
+        return [node.node_numastat(self.kernel, nid) for nid in range(len(self.kernel.nodes))]
+
+    @property
+    def buddyinfo(self) -> str:
+        """/proc/buddyinfo."""
+        return vmstat.buddyinfo_text(self.kernel)
+
+    @property
+    def pagetypeinfo(self) -> str:
+        """The table of free blocks of /proc/pagetypeinfo."""
+        return vmstat.pagetypeinfo_text(self.kernel)
 
     @property
     def vmstat(self) -> dict[str, int]:

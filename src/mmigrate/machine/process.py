@@ -52,6 +52,7 @@ from mmigrate.linux.include.pgtable import PAGE_SHIFT, PAGE_SIZE, TASK_SIZE, pte
 from mmigrate.linux.include.sched import Task
 from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.bug import BUG
+from mmigrate.linux.kernel.cpuset import Cpuset
 from mmigrate.linux.kernel.tlb import user_access
 from mmigrate.linux.mm import (
     filemap,
@@ -69,6 +70,7 @@ from mmigrate.linux.mm import (
     policy_syscalls,
     swap,
 )
+from mmigrate.linux.mm.cpuset_migration import cpuset_attach
 from mmigrate.linux.mm.move_pages import sys_move_pages
 from mmigrate.machine.shadow import Key
 
@@ -284,6 +286,15 @@ class Process:
 
     def mlockall(self, flags: int = MCL_CURRENT) -> None:
         self._call(mlock.sys_mlockall, flags)
+
+    def munlockall(self) -> None:
+        self._call(mlock.sys_munlockall)
+
+    def brk(self, address: int = 0) -> int:
+        """Move the end of the heap; where it is now."""
+        cut_off = max(0, self.mm.brk - _natural(address, "an address")) if address else 0
+        with self.running() as task, self._losing(address, cut_off):
+            return mmap.sys_brk(task, address)
 
     def remap_file_pages(self, where: Where, pgoff: int, length: int | None = None) -> None:
         """Let part of a shared file mapping show other pages of the file."""
@@ -503,6 +514,11 @@ class Process:
         pid = 0 if process is None or process is self else process.pid
         return self._call(policy_syscalls.sys_migrate_pages, pid, max(bits, more_bits), old, new)
 
+    def join(self, cpuset: Cpuset) -> None:
+        """Be moved into a cpuset, by oneself."""
+        with self.running():
+            cpuset_attach(cpuset, self.task)
+
     def pin(self, where: Where, *, length: int | None = None, write: bool = True) -> Pin:
         """References on the pages, as get_user_pages takes them for I/O; faults them in."""
         start, size = _range(where, length)
@@ -660,11 +676,17 @@ def _mode(mode: int | str) -> int:
     return POLICY_MODES[name] | sum(MODE_FLAGS[word] for word in set(words))
 
 
-def _mask(nodes: Collection[int], maxnode: int | None) -> tuple[int, int]:
-    """(bit mask, maxnode) for a set of nodes; the kernel reads maxnode - 1 bits."""
+def mask_of(nodes: Collection[int]) -> int:
+    """Nodes as a bit mask."""
     mask = 0
     for node in nodes:
         if node < 0:
             raise ScenarioError(f"{node} is not a node")
         mask |= 1 << node
+    return mask
+
+
+def _mask(nodes: Collection[int], maxnode: int | None) -> tuple[int, int]:
+    """(bit mask, maxnode) for a set of nodes; the kernel reads maxnode - 1 bits."""
+    mask = mask_of(nodes)
     return mask, max(64, mask.bit_length()) + 1 if maxnode is None else maxnode

@@ -61,16 +61,8 @@ _PRESENT_ANY: Final = _PAGE_PRESENT | _PAGE_PROTNONE | _PAGE_NUMA
 _PRESENT_NONUMA: Final = _PAGE_PRESENT | _PAGE_PROTNONE
 
 
-def pte_none(pte: int) -> bool:
-    return pte == 0
-
-
 def pte_present(pte: int) -> bool:
     return pte & _PRESENT_ANY != 0
-
-
-def pte_present_nonuma(pte: int) -> bool:
-    return pte & _PRESENT_NONUMA != 0
 
 
 def pte_numa(pte: int) -> bool:
@@ -83,10 +75,6 @@ def pte_file(pte: int) -> bool:
 
 def is_swap_pte(pte: int) -> bool:
     return pte != 0 and not pte & (_PRESENT_NONUMA | _PAGE_FILE)
-
-
-def pte_special(pte: int) -> bool:
-    return pte & _PAGE_SPECIAL != 0 and pte & _PRESENT_NONUMA != 0
 
 
 def pte_pfn(pte: int) -> int:
@@ -103,10 +91,6 @@ def pte_dirty(pte: int) -> bool:
 
 def pte_young(pte: int) -> bool:
     return pte & _PAGE_ACCESSED != 0
-
-
-def pte_exec(pte: int) -> bool:
-    return not pte & _PAGE_NX
 
 
 def pte_soft_dirty(pte: int) -> bool:

@@ -45,11 +45,6 @@ def new_cpuset(kernel: Kernel, name: str, mems: int) -> Cpuset:
     return created
 
 
-def cpusets_enabled(kernel: Kernel) -> bool:
-    """Whether there is any besides the root: else nothing is checked."""
-    return bool(kernel.cpusets)
-
-
 def cpuset_mems_allowed(task: Task) -> int:
     """The nodes that the task's cpuset allows  (kernel/cpuset.c: cpuset_mems_allowed)."""
     cpuset: Cpuset | None = task.cpuset

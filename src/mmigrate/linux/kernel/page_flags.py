@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 from mmigrate.linux.include.mm_types import AddressSpace, AnonVma, Page
 from mmigrate.linux.include.page_flags import (
-    PAGE_BUDDY_MAPCOUNT_VALUE,
     PAGE_FLAGS_PRIVATE,
     PG_active,
     PG_checked,
@@ -261,23 +260,6 @@ def PageKsm(page: Page) -> bool:
         sched.hook.announce(page, "mapping", READ)
     mapping = page.mapping
     return mapping is not None and mapping.ksm
-
-
-def PageBuddy(page: Page) -> bool:
-    if sched.hook is not None:
-        sched.hook.announce(page, "_mapcount", READ)
-    return page._mapcount == PAGE_BUDDY_MAPCOUNT_VALUE
-
-
-def PageTransHuge(page: Page) -> bool:
-    """Whether this is the head of a compound page, hugetlb heads included."""
-    if sched.hook is not None:
-        sched.hook.announce(page, PG_head, READ)
-    return page.flags & PG_head != 0
-
-
-def hpage_nr_pages(page: Page) -> int:
-    return 512 if page.flags & PG_head else 1
 
 
 def page_private(page: Page) -> object:

@@ -18,10 +18,6 @@ def page_count(page: Page) -> int:
     return page._count
 
 
-def init_page_count(page: Page) -> None:
-    page._count = 1
-
-
 def get_page(page: Page) -> None:
     if sched.hook is not None:
         sched.hook.announce(page, "_count", WRITE)
@@ -98,10 +94,6 @@ def page_not_mapped(page: Page) -> bool:
     if sched.hook is not None:
         sched.hook.announce(page, "_mapcount", READ)
     return page._mapcount < 0
-
-
-def page_mapcount_reset(page: Page) -> None:
-    page._mapcount = -1
 
 
 def inc_mapcount(page: Page) -> bool:

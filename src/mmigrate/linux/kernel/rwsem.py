@@ -138,14 +138,6 @@ def up_write(sem: RwSemaphore) -> None:
         held.remove(sem)
 
 
-def downgrade_write(sem: RwSemaphore) -> None:
-    """From writer to reader without letting another writer in."""
-    if sched.hook is not None:
-        sched.hook.announce(sem, "count", WRITE)
-    sem.writer = None
-    sem.readers += 1
-
-
 def rwsem_is_locked(sem: RwSemaphore) -> bool:
     if sched.hook is not None:
         sched.hook.announce(sem, "count", READ)

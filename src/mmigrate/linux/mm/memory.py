@@ -120,18 +120,6 @@ from mmigrate.linux.mm.page_tables import zap_page_range as zap_page_range
 FAULT_AROUND_BYTES: Final = 65536
 
 
-def inc_mm_counter(mm: Mm, member: int) -> None:
-    mm.rss_stat[member] += 1
-
-
-def dec_mm_counter(mm: Mm, member: int) -> None:
-    mm.rss_stat[member] -= 1
-
-
-def add_mm_counter(mm: Mm, member: int, value: int) -> None:
-    mm.rss_stat[member] += value
-
-
 # --- from the hardware ---
 
 

@@ -31,7 +31,7 @@ from mmigrate.linux.include.mmzone import ZONE_MOVABLE, Zone
 from mmigrate.linux.include.sched import Task
 from mmigrate.linux.include.vmstat import NUMA_INTERLEAVE_HIT
 from mmigrate.linux.kernel import sched
-from mmigrate.linux.kernel.atomic import atomic_dec_and_test, atomic_inc
+from mmigrate.linux.kernel.atomic import atomic_dec_and_test
 from mmigrate.linux.kernel.cpuset import cpuset_mems_allowed
 from mmigrate.linux.kernel.rwsem import RwSemaphore, mutex_lock
 from mmigrate.linux.lib.nodemask import (
@@ -91,11 +91,6 @@ def _effective(pol: Mempolicy, mask: int, allowed: int) -> int:
     if pol.flags & MPOL_F_RELATIVE_NODES:
         return nodes_onto(nodes_fold(mask, weight(allowed)), allowed)
     return mask & allowed
-
-
-def mpol_get(pol: Mempolicy | None) -> None:
-    if pol is not None:
-        atomic_inc(pol, "refcnt")
 
 
 def mpol_put(pol: Mempolicy | None) -> None:
@@ -278,10 +273,6 @@ def alloc_pages_current(gfp: int, order: int) -> Page | None:
     if pol is not None and pol.mode == MPOL_INTERLEAVE:
         return _alloc_page_interleave(gfp, order, interleave_nodes(task, pol))
     return _alloc_by(pol, gfp, order)
-
-
-def alloc_page(gfp: int) -> Page | None:
-    return alloc_pages_current(gfp, 0)
 
 
 def _alloc_by(pol: Mempolicy | None, gfp: int, order: int) -> Page | None:

@@ -104,10 +104,6 @@ def pfn_to_page(kernel: Kernel, pfn: int) -> Page:
     return kernel.page_of(pfn)
 
 
-def page_to_nid(page: Page) -> int:
-    return page.zone.nid
-
-
 def _page(zone: Zone, pfn: int) -> Page:
     """The page of a frame, made on its first use."""
     mem_map = zone.kernel.mem_map
@@ -383,10 +379,6 @@ def drain_pages(kernel: Kernel, cpu: Cpu) -> None:
                 _free_pcppages_bulk(zone, pcp.count, pcp)
 
 
-def drain_local_pages() -> None:
-    drain_pages(sched.task.kernel, sched.task.cpu)
-
-
 def drain_all_pages(kernel: Kernel) -> None:
     """The same on all CPUs  (mm/page_alloc.c: drain_all_pages)."""
     run_on_cpus(kernel.cpus, lambda cpu: drain_pages(kernel, cpu), "drain_pages")
@@ -629,13 +621,6 @@ def free_hot_cold_page(page: Page, cold: bool = False) -> None:
     pcp.count += 1
     if pcp.count >= pcp.high:
         _free_pcppages_bulk(zone, min(pcp.batch, pcp.count), pcp)
-
-
-def free_hot_cold_page_list(pages: ListHead, cold: bool = False) -> None:
-    """Free the pages of a list  (mm/page_alloc.c: free_hot_cold_page_list)."""
-    for page in pages:
-        list_del(page)
-        free_hot_cold_page(page, cold)
 
 
 def __free_pages(page: Page, order: int) -> None:

@@ -79,14 +79,6 @@ def set_page_dirty(page: Page) -> int:
     return 0
 
 
-def set_page_dirty_lock(page: Page) -> int:
-    """The same for callers without the page lock  (mm/page-writeback.c)."""
-    lock_page(page)
-    result = set_page_dirty(page)
-    unlock_page(page)
-    return result
-
-
 def __set_page_dirty_no_writeback(page: Page) -> int:
     """For mappings that are never written back  (mm/page-writeback.c)."""
     return int(not PageDirty(page) and not TestSetPageDirty(page))

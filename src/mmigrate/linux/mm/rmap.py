@@ -443,6 +443,8 @@ def update_hiwater_rss(mm: Mm) -> None:
 
 
 def _is_temporary_stack(vma: Vma, _: Any) -> bool:
+    """Whether exec is still building this stack
+    (mm/huge_memory.c: is_vma_temporary_stack)."""
     flags = vma_flags(vma)
     return bool(
         flags & VM_GROWSDOWN and flags & VM_STACK_INCOMPLETE_SETUP == VM_STACK_INCOMPLETE_SETUP

@@ -147,12 +147,6 @@ def free_swap_cache(page: Page) -> None:
         unlock_page(page)
 
 
-def free_page_and_swap_cache(page: Page) -> None:
-    """mm/swap_state.c: free_page_and_swap_cache."""
-    free_swap_cache(page)
-    swap.put_page(page)
-
-
 def lookup_swap_cache(entry: int) -> Page | None:
     """The cached page of a place, with a reference  (mm/swap_state.c: lookup_swap_cache)."""
     return filemap.find_get_page(swap_address_space(sched.task.kernel, entry), entry)

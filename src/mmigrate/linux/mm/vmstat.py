@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from mmigrate.linux.include.gfp import MIGRATE_TYPES, MIGRATETYPE_NAMES
 from mmigrate.linux.include.kernel import Kernel
-from mmigrate.linux.include.mm_types import Page
 from mmigrate.linux.include.mmzone import MAX_ORDER, Zone
 from mmigrate.linux.include.vmstat import (
     EVENT_NAMES,
@@ -17,37 +16,12 @@ from mmigrate.linux.include.vmstat import (
 from mmigrate.linux.kernel import sched
 
 
-def inc_zone_page_state(page: Page, item: int) -> None:
-    page.zone.vm_stat[item] += 1
-
-
-def dec_zone_page_state(page: Page, item: int) -> None:
-    page.zone.vm_stat[item] -= 1
-
-
-def inc_zone_state(zone: Zone, item: int) -> None:
-    zone.vm_stat[item] += 1
-
-
-def dec_zone_state(zone: Zone, item: int) -> None:
-    zone.vm_stat[item] -= 1
-
-
-def mod_zone_page_state(zone: Zone, item: int, delta: int) -> None:
-    zone.vm_stat[item] += delta
-
-
 def count_vm_event(item: int) -> None:
     sched.task.kernel.vm_events[item] += 1
 
 
 def count_vm_events(item: int, number: int) -> None:
     sched.task.kernel.vm_events[item] += number
-
-
-def global_page_state(kernel: Kernel, item: int) -> int:
-    """The sum over all zones."""
-    return sum(zone.vm_stat[item] for node in kernel.nodes for zone in node.node_zones)
 
 
 def node_page_state(kernel: Kernel, nid: int, item: int) -> int:
