@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from errno import EINVAL
-from typing import Any, Final
+from typing import Final
 
 from mmigrate.linux.include.mm import (
     VM_DONTCOPY,
@@ -111,7 +111,7 @@ def _area_pages(vma: Vma) -> Iterator[tuple[int, int]]:
         stop = min(vma.vm_end, (addr & PMD_MASK) + PMD_SIZE)
         pt = find_leaf(vma.vm_mm, addr)
         if pt is not None:
-            ptl: Any = pt.ptl
+            ptl = pt.ptl
             with spin_lock(ptl):
                 found = [(a, ptep_get(pt, a)) for a in range(addr, stop, PAGE_SIZE)]
             yield from ((a, pte) for a, pte in found if pte)
@@ -375,7 +375,7 @@ def _clear_area(vma: Vma, kind: int) -> None:
         stop = min(vma.vm_end, (addr & PMD_MASK) + PMD_SIZE)
         pt = find_leaf(mm, addr)
         if pt is not None:
-            ptl: Any = pt.ptl
+            ptl = pt.ptl
             with spin_lock(ptl):
                 for address in range(addr, stop, PAGE_SIZE):
                     if kind == CLEAR_REFS_SOFT_DIRTY:

@@ -403,7 +403,7 @@ class PageTable:
 
     __slots__ = ("entries", "level", "number", "ptl")
 
-    def __init__(self, level: int, number: int, ptl: SpinLock | None) -> None:
+    def __init__(self, level: int, number: int, ptl: SpinLock) -> None:
         self.level = level  # 1: holds ptes, 2: pmds, 3: puds, 4: pgds
         self.number = number
         self.ptl = ptl

@@ -36,7 +36,7 @@ def _mm_init(kernel: Kernel, name: str) -> Mm:
         name,
         RwSemaphore("mmap_sem", f"{name} mmap_sem"),
         SpinLock("page_table_lock", f"{name} page_table_lock"),
-        PageTable(4, kernel.table_numbers, None),
+        PageTable(4, kernel.table_numbers, SpinLock("page_table_lock", f"{name} pgd")),
     )
     kernel.mms.append(mm)
     return mm

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from errno import EINVAL
-from typing import Any
 
 from mmigrate.linux.include.mm import VM_LOCKED, VM_NONLINEAR, VM_SHARED
 from mmigrate.linux.include.mm_types import Mm, PageTable, Vma
@@ -77,7 +76,7 @@ def install_file_pte(mm: Mm, vma: Vma, addr: int, pgoff: int) -> int:
     """Let the next access to @addr fault in the file's page @pgoff; 0
     (mm/fremap.c: install_file_pte)."""
     pt = memory.pte_alloc_map(mm, vma, addr)
-    ptl: Any = pt.ptl
+    ptl = pt.ptl
     with spin_lock(ptl):
         if ptep_get(pt, addr):
             zap_pte(mm, vma, addr, pt)

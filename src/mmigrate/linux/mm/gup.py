@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from errno import EAGAIN, EBUSY, EFAULT, ENOMEM
-from typing import Any
 
 from mmigrate.linux.include.mm import (
     FAULT_FLAG_WRITE,
@@ -69,7 +68,7 @@ def follow_page(vma: Vma, addr: int, flags: int) -> Page | int | None:
     pt = find_leaf(vma.vm_mm, addr)
     if pt is None:
         return None
-    ptl: Any = pt.ptl
+    ptl = pt.ptl
     while True:
         spin_lock(ptl)
         pte = ptep_get(pt, addr)

@@ -7,7 +7,7 @@ are unknown (-EINVAL), or only set flags.
 from __future__ import annotations
 
 from errno import EACCES, EAGAIN, EINVAL, ENOMEM, EOPNOTSUPP
-from typing import Any, Final
+from typing import Final
 
 from mmigrate.linux.include.gfp import (
     __GFP_COLD,
@@ -152,7 +152,7 @@ def _force_swapin_readahead(vma: Vma, start: int, end: int) -> None:
         pt = find_leaf(vma.vm_mm, addr)
         if pt is None:
             continue
-        ptl: Any = pt.ptl
+        ptl = pt.ptl
         with spin_lock(ptl):
             pte = ptep_get(pt, addr)
         if not is_swap_pte(pte):

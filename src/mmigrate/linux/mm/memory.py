@@ -8,7 +8,7 @@ Differs: base pages only, and no NUMA balancing yet.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from mmigrate.linux.include.gfp import __GFP_ZERO, GFP_HIGHUSER_MOVABLE
 from mmigrate.linux.include.mm import (
@@ -185,7 +185,7 @@ def _handle_pte_fault(mm: Mm, vma: Vma, addr: int, pt: PageTable, flags: int) ->
         return do_swap_page(mm, vma, addr, pt, flags, entry)
     if pte_numa(entry):
         return do_numa_page(mm, vma, addr, pt, entry)
-    ptl: Any = pt.ptl
+    ptl = pt.ptl
     spin_lock(ptl)
     if ptep_get(pt, addr) != entry:
         spin_unlock(ptl)
@@ -215,7 +215,7 @@ def mk_pte(page: Page, vma: Vma) -> int:
 def do_anonymous_page(mm: Mm, vma: Vma, addr: int, pt: PageTable, flags: int) -> int:
     """A first access to anonymous memory: the zero page for a load, a page of its own for
     a store  (mm/memory.c: do_anonymous_page)."""
-    ptl: Any = pt.ptl
+    ptl = pt.ptl
     if not flags & FAULT_FLAG_WRITE:
         entry = pte_mkspecial(pfn_pte(mm.kernel.zero_page.pfn, vma.vm_page_prot))
         spin_lock(ptl)
@@ -332,7 +332,7 @@ def do_read_fault(
     mm: Mm, vma: Vma, addr: int, pt: PageTable, pgoff: int, flags: int, orig_pte: int
 ) -> int:
     """A load from a file mapping  (mm/memory.c: do_read_fault)."""
-    ptl: Any = pt.ptl
+    ptl = pt.ptl
     assert vma.vm_ops is not None
     if vma.vm_ops.map_pages is not None and not flags & FAULT_FLAG_NONLINEAR:
         spin_lock(ptl)
@@ -371,7 +371,7 @@ def do_cow_fault(
         return ret
     copy_user_highpage(new_page, fault_page)
     SetPageUptodate(new_page)
-    ptl: Any = pt.ptl
+    ptl = pt.ptl
     spin_lock(ptl)
     if ptep_get(pt, addr) != orig_pte:
         spin_unlock(ptl)
@@ -401,7 +401,7 @@ def do_shared_fault(
         if not made or made & (VM_FAULT_ERROR | VM_FAULT_NOPAGE):
             swap.put_page(page)
             return made
-    ptl: Any = pt.ptl
+    ptl = pt.ptl
     spin_lock(ptl)
     if ptep_get(pt, addr) != orig_pte:
         spin_unlock(ptl)
@@ -445,7 +445,7 @@ def do_swap_page(mm: Mm, vma: Vma, addr: int, pt: PageTable, flags: int, orig_pt
             migrate.migration_entry_wait(mm, pt, addr)
             return 0
         return VM_FAULT_HWPOISON if is_hwpoison_entry(entry) else VM_FAULT_SIGBUS
-    ptl: Any = pt.ptl
+    ptl = pt.ptl
     ret = 0
     page = swap_state.lookup_swap_cache(entry)
     if page is None:
@@ -500,7 +500,7 @@ def do_swap_page(mm: Mm, vma: Vma, addr: int, pt: PageTable, flags: int, orig_pt
 def do_numa_page(mm: Mm, vma: Vma, addr: int, pt: PageTable, entry: int) -> int:
     """A hinting fault: make the pte present again  (mm/memory.c: do_numa_page).
     Differs: it does not migrate the page yet."""
-    ptl: Any = pt.ptl
+    ptl = pt.ptl
     with spin_lock(ptl):
         if ptep_get(pt, addr) == entry:
             set_pte_at(mm, addr, pt, pte_mknonnuma(entry))
@@ -513,7 +513,7 @@ def do_numa_page(mm: Mm, vma: Vma, addr: int, pt: PageTable, entry: int) -> int:
 def do_wp_page(mm: Mm, vma: Vma, addr: int, pt: PageTable, orig_pte: int) -> int:
     """A store to a write-protected page. The pte lock is held on entry, not on return
     (mm/memory.c: do_wp_page)."""
-    ptl: Any = pt.ptl
+    ptl = pt.ptl
     old_page = vm_normal_page(vma, addr, orig_pte)
     if old_page is None:
         return _wp_page_copy(mm, vma, addr, pt, orig_pte, None)
@@ -550,7 +550,7 @@ def _wp_page_reuse(vma: Vma, addr: int, pt: PageTable, orig_pte: int) -> None:
 
 def _wp_page_shared(vma: Vma, addr: int, pt: PageTable, orig_pte: int, old_page: Page) -> int:
     """The first store to a clean page of a shared mapping."""
-    ptl: Any = pt.ptl
+    ptl = pt.ptl
     get_page(old_page)
     assert vma.vm_ops is not None
     page_mkwrite = vma.vm_ops.page_mkwrite is not None
@@ -581,7 +581,7 @@ def _wp_page_copy(
 ) -> int:
     """Copy the page (None: the zero page) and map the copy; our reference on the old one is
     dropped."""
-    ptl: Any = pt.ptl
+    ptl = pt.ptl
     spin_unlock(ptl)
     new_page = None
     if not rmap.anon_vma_prepare(vma):

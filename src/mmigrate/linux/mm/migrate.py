@@ -160,7 +160,7 @@ def migration_entry_to_page(kernel: Kernel, entry: int) -> Page:
 def migration_entry_wait(mm: Mm, pt: PageTable, address: int) -> None:
     """Sleep until the page whose entry is at @address has been moved or given up
     (mm/migrate.c: migration_entry_wait)."""
-    ptl: Any = pt.ptl
+    ptl = pt.ptl
     spin_lock(ptl)
     pte = ptep_get(pt, address)
     if not is_swap_pte(pte):
@@ -188,7 +188,7 @@ def remove_migration_pte(new: Page, vma: Vma, address: int, old: Page) -> int:
     pt = find_leaf(mm, address)
     if pt is None:
         return SWAP_AGAIN
-    ptl: Any = pt.ptl
+    ptl = pt.ptl
     spin_lock(ptl)
     pte = ptep_get(pt, address)
     if pte == 0 or pte & _NOT_SWAP:

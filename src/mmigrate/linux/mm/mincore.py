@@ -50,7 +50,7 @@ def sys_mincore(task: Task, start: int, length: int) -> bytes | int:
 def _mincore_pte(vma: Vma, addr: int) -> int:
     """mm/mincore.c: mincore_pte_range.  A migration entry counts as resident."""
     pt = find_leaf(vma.vm_mm, addr)
-    if pt is None or pt.ptl is None:
+    if pt is None:
         return _mincore_file(vma, rmap.linear_page_index(vma, addr))
     with spin_lock(pt.ptl):
         pte = ptep_get(pt, addr)

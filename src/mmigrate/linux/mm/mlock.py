@@ -8,7 +8,6 @@ the page locks.  Differs: no huge pages.
 from __future__ import annotations
 
 from errno import EINVAL, ENOMEM, EPERM
-from typing import Any
 
 from mmigrate.linux.include.mm import (
     FOLL_DUMP,
@@ -219,7 +218,7 @@ def __munlock_pagevec_fill(pages: list[Page], vma: Vma, zone: Zone, start: int, 
     if pt is None:
         return start
     end = min(end, (start - PAGE_SIZE & PMD_MASK) + PMD_SIZE)
-    ptl: Any = pt.ptl
+    ptl = pt.ptl
     with spin_lock(ptl):
         while start < end and len(pages) < PAGEVEC_SIZE:
             pte = ptep_get(pt, start)

@@ -8,7 +8,7 @@ other has done.
 from __future__ import annotations
 
 from errno import EACCES, EINVAL, ENOMEM
-from typing import Any, Final
+from typing import Final
 
 from mmigrate.linux.include.mm import (
     PROT_EXEC,
@@ -77,7 +77,7 @@ def change_pte_range(
     (mm/mprotect.c: change_pte_range)."""
     mm = vma.vm_mm
     pages = 0
-    ptl: Any = pt.ptl
+    ptl = pt.ptl
     with spin_lock(ptl):
         for address in range(addr, end, PAGE_SIZE):
             oldpte = ptep_get(pt, address)

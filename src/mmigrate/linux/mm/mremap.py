@@ -7,7 +7,7 @@ the old one; where they do not, those locks are taken.
 from __future__ import annotations
 
 from errno import EAGAIN, EFAULT, EINVAL, ENOMEM
-from typing import Any, Final
+from typing import Final
 
 from mmigrate.linux.include.mm import (
     MAP_FIXED,
@@ -79,8 +79,8 @@ def move_ptes(
             rmap.anon_vma_lock_write(anon_vma)
 
     # mmap_sem held for write keeps others from locking two tables the other way round.
-    old_ptl: Any = old_pt.ptl
-    new_ptl: Any = new_pt.ptl
+    old_ptl = old_pt.ptl
+    new_ptl = new_pt.ptl
     spin_lock(old_ptl)
     if new_ptl is not old_ptl:
         spin_lock_nested(new_ptl)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from mmigrate.linux.include.mm import (
     VM_HUGETLB,
@@ -94,7 +93,7 @@ def new_table(mm: Mm, level: int) -> PageTable:
     kernel = mm.kernel
     kernel.table_numbers += 1
     number = kernel.table_numbers
-    lock = SpinLock("ptl", f"table {number} lock") if level == 1 else None
+    lock = SpinLock("ptl" if level == 1 else "page_table_lock", f"table {number} lock")
     return PageTable(level, number, lock)
 
 
@@ -239,7 +238,7 @@ def zap_pte_range(
 ) -> None:
     """mm/memory.c: zap_pte_range."""
     mm = vma.vm_mm
-    ptl: Any = pt.ptl
+    ptl = pt.ptl
     force_flush = False
     spin_lock(ptl)
     entries = pt.entries
@@ -360,8 +359,8 @@ def _copy_pte_range(
     """mm/memory.c: copy_pte_range."""
     dst_pt = pte_alloc_map(dst_mm, None, addr)
     rss = [0, 0, 0]
-    dst_ptl: Any = dst_pt.ptl
-    src_ptl: Any = src_pt.ptl
+    dst_ptl = dst_pt.ptl
+    src_ptl = src_pt.ptl
     spin_lock(dst_ptl)
     spin_lock_nested(src_ptl)
     for address in range(addr, end, PAGE_SIZE):

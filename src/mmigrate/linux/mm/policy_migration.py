@@ -85,7 +85,7 @@ def _queue_vma(vma: Vma, start: int, end: int, mask: int, flags: int, pagelist: 
         stop = min(end, (start & PMD_MASK) + PMD_SIZE)
         pt = find_leaf(vma.vm_mm, start)
         if pt is not None:
-            ptl: Any = pt.ptl
+            ptl = pt.ptl
             with spin_lock(ptl):
                 for addr in range(start, stop, 4096):
                     pte = ptep_get(pt, addr)

@@ -180,11 +180,11 @@ def page_check_address(page: Page, mm: Mm, address: int, sync: bool) -> PageTabl
         return None
     if not sync and not ptep_get(pt, address) & _PRESENT_ANY:
         return None
-    spin_lock(pt.ptl)  # type: ignore[arg-type]
+    spin_lock(pt.ptl)
     pte = ptep_get(pt, address)
     if pte & _PRESENT_ANY and (pte & PTE_PFN_MASK) >> PAGE_SHIFT == page.pfn:
         return pt
-    spin_unlock(pt.ptl)  # type: ignore[arg-type]
+    spin_unlock(pt.ptl)
     return None
 
 
@@ -368,7 +368,7 @@ def try_to_unmap_one(page: Page, vma: Vma, address: int, flags: int) -> int:
     pt = page_check_address(page, mm, address, False)
     if pt is None:
         return SWAP_AGAIN
-    ptl: Any = pt.ptl
+    ptl = pt.ptl
     if not flags & TTU_IGNORE_MLOCK:
         if vma_flags(vma) & VM_LOCKED:
             spin_unlock(ptl)
@@ -508,7 +508,7 @@ def _try_to_unmap_cluster(cursor: int, vma: Vma, check_page: Page) -> tuple[int,
         if not locked_vma:
             up_read(mm.mmap_sem)
     ret, unmapped = SWAP_AGAIN, 0
-    ptl: Any = pt.ptl
+    ptl = pt.ptl
     with spin_lock(ptl):
         for addr in range(address, end, PAGE_SIZE):
             pte = ptep_get(pt, addr)
@@ -582,7 +582,7 @@ def _page_referenced_one(page: Page, vma: Vma, address: int, arg: _References) -
     pt = page_check_address(page, vma.vm_mm, address, False)
     if pt is None:
         return SWAP_AGAIN
-    ptl: Any = pt.ptl
+    ptl = pt.ptl
     flags = vma_flags(vma)
     if flags & VM_LOCKED:
         spin_unlock(ptl)
@@ -598,9 +598,9 @@ def _page_referenced_one(page: Page, vma: Vma, address: int, arg: _References) -
 
 
 def page_referenced(page: Page, is_locked: bool, memcg: Any = None) -> tuple[int, int]:
-    """By how many ptes the page was used since the last call, and the flags of those areas
-    (mm/rmap.c: page_referenced).  0 if an unlocked file page's lock cannot be had: C
-    then counts one reference, and so does this."""
+    """By how many ptes the page was used since the last call, and the flags of those areas.  One
+    reference is counted where the lock of an unlocked file page cannot be had
+    (mm/rmap.c: page_referenced)."""
     if not page_mapped(page) or page_mapping_of(page) is None:
         return 0, 0
     we_locked = False
@@ -624,7 +624,7 @@ def _page_mkclean_one(page: Page, vma: Vma, address: int, cleaned: list[int]) ->
     pt = page_check_address(page, mm, address, True)
     if pt is None:
         return SWAP_AGAIN
-    ptl: Any = pt.ptl
+    ptl = pt.ptl
     pte = ptep_get(pt, address)
     changed = pte_dirty(pte) or pte_write(pte)
     if changed:

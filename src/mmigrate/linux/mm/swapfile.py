@@ -375,7 +375,7 @@ def _unuse_vma(vma: Vma, entry: int, page: Page) -> None:
 def _unuse_pte(vma: Vma, pt: PageTable, address: int, entry: int, page: Page) -> None:
     """mm/swapfile.c: unuse_pte."""
     mm = vma.vm_mm
-    ptl: Any = pt.ptl
+    ptl = pt.ptl
     spin_lock(ptl)
     old = ptep_get(pt, address)
     if pte_swp_clear_soft_dirty(old) != swp_entry_to_pte(entry):
