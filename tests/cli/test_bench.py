@@ -43,3 +43,21 @@ def test_without_a_checkout(
 @pytest.mark.parametrize("name", bench.benchmarks(bench.FOLDER))
 def test_every_benchmark_loads(name: str) -> None:
     assert callable(bench._load(name, bench.FOLDER / f"{name}.py"))
+
+
+def test_the_benchmarks_that_there_are():
+    """Each can be loaded, and the cheap ones give the figures they promise."""
+    there = bench.benchmarks(bench.FOLDER)
+    assert {"boot", "move_pages", "plan", "reference_loop"} <= set(there)
+    names = [figure.name for figure in bench._load("boot", there["boot"])()]
+    assert names == ["boot_64g_ms"]
+
+
+def test_memory_is_measured_in_a_process_of_its_own():
+    from benchmarks import move_pages
+
+    move_pages_pages, move_pages.PAGES = move_pages.PAGES, 256
+    try:
+        assert move_pages._grow() >= 0
+    finally:
+        move_pages.PAGES = move_pages_pages
