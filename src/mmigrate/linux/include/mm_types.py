@@ -156,6 +156,7 @@ class BackingDevInfo:
         "dirtied",
         "reclaimable",
         "stable_pages",
+        "write_congested",
         "writeback",
         "written",
     )
@@ -163,6 +164,7 @@ class BackingDevInfo:
     def __init__(self, accounts_dirty: bool) -> None:
         self.accounts_dirty = accounts_dirty  # and writeback
         self.stable_pages = False  # a page must not change while it is written
+        self.write_congested = False  # reclaim had better not add to its queue
         self.writeback = 0
         self.reclaimable = 0
         self.dirtied = 0

@@ -29,6 +29,11 @@ WMARK_MIN: Final = 0
 WMARK_LOW: Final = 1
 WMARK_HIGH: Final = 2
 
+# zone->flags: what kswapd found at the end of the LRU lists
+ZONE_CONGESTED: Final = 1 << 2  # pages of a congested device
+ZONE_DIRTY: Final = 1 << 3  # dirty ones that nobody writes
+ZONE_WRITEBACK: Final = 1 << 4  # only such that are being written
+
 
 class FreeArea:
     """The free blocks of one order."""
@@ -66,6 +71,7 @@ class Zone:
     """A range of frames of one node  (struct zone)."""
 
     __slots__ = (
+        "flags",
         "free_area",
         "kernel",
         "lock",
@@ -119,6 +125,7 @@ class Zone:
         self.lru_lock = lru_lock
         self.lruvec = Lruvec(self)
         # atomic
+        self.flags = 0
         self.vm_stat = [0] * NR_VM_ZONE_STAT_ITEMS
 
     @property

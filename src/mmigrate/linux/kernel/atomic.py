@@ -48,3 +48,29 @@ def atomic_dec_and_test(obj: Any, field: str) -> bool:
     value = getattr(obj, field) - 1
     setattr(obj, field, value)
     return bool(value == 0)
+
+
+def atomic_inc_not_zero(obj: Any, field: str) -> bool:
+    """Increment unless 0; whether it was done."""
+    if sched.hook is not None:
+        sched.hook.announce(obj, field, WRITE)
+    value = getattr(obj, field)
+    if value == 0:
+        return False
+    setattr(obj, field, value + 1)
+    return True
+
+
+def atomic_add(number: int, obj: Any, field: str) -> None:
+    if sched.hook is not None:
+        sched.hook.announce(obj, field, WRITE)
+    setattr(obj, field, getattr(obj, field) + number)
+
+
+def atomic_xchg(obj: Any, field: str, value: Any) -> Any:
+    """Store a value; what was there."""
+    if sched.hook is not None:
+        sched.hook.announce(obj, field, WRITE)
+    previous = getattr(obj, field)
+    setattr(obj, field, value)
+    return previous

@@ -73,3 +73,21 @@ def list_move_tail(entry: ListHead, head: ListHead) -> None:
 
 def list_empty(head: ListHead) -> bool:
     return head.next is head
+
+
+def list_move(entry: ListHead, head: ListHead) -> None:
+    list_del(entry)
+    list_add(entry, head)
+
+
+def list_splice(source: ListHead, head: ListHead) -> None:
+    """Move all entries of @source to the front of @head."""
+    if source.next is source:
+        return
+    first, last, after = source.next, source.prev, head.next
+    first.prev = head
+    head.next = first
+    last.next = after
+    after.prev = last
+    source.next = source
+    source.prev = source

@@ -623,6 +623,13 @@ def free_hot_cold_page(page: Page, cold: bool = False) -> None:
         _free_pcppages_bulk(zone, min(pcp.batch, pcp.count), pcp)
 
 
+def free_hot_cold_page_list(pages: ListHead, cold: bool = False) -> None:
+    """Free the pages of a list  (mm/page_alloc.c: free_hot_cold_page_list)."""
+    for page in pages:
+        list_del(page)
+        free_hot_cold_page(page, cold)
+
+
 def __free_pages(page: Page, order: int) -> None:
     """Drop the reference of an allocated block, and free it with the last
     (mm/page_alloc.c: __free_pages)."""

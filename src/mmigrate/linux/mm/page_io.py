@@ -6,9 +6,10 @@ from typing import Any
 
 from mmigrate.linux.drivers import block
 from mmigrate.linux.include.mm_types import ZERO_BYTES, Page
-from mmigrate.linux.include.pgtable import swp_offset
+from mmigrate.linux.include.pgtable import PAGE_SIZE, swp_offset
 from mmigrate.linux.include.vmstat import PSWPIN, PSWPOUT
 from mmigrate.linux.kernel.bug import VM_BUG_ON_PAGE
+from mmigrate.linux.kernel.highmem import copy_from_page
 from mmigrate.linux.kernel.page_flags import (
     ClearPageReclaim,
     ClearPageUptodate,
@@ -29,25 +30,24 @@ def swap_writepage(page: Page, _wbc: Any) -> int:
     if swapfile.try_to_free_swap(page):
         unlock_page(page)
         return 0
+    area = swapfile.page_swap_info(page)
     entry: Any = page_private(page)
-    area = swapfile.swap_info_get(entry)
-    assert area is not None
     kernel = page.zone.kernel
     kernel.vm_events[PSWPOUT] += 1
     page_writeback.set_page_writeback(page)
     unlock_page(page)
 
-    def end_io(error: bool) -> None:
+    def end_swap_bio_write(error: bool) -> None:
         if error:
-            # The page stays: it is the only copy.
+            # It is the only copy: dirty again it stays, and at its place on the LRU.
             SetPageError(page)
             page_writeback.set_page_dirty(page)
             ClearPageReclaim(page)
         else:
-            area.data[swp_offset(entry)] = bytes(page.data or ZERO_BYTES)
+            area.data[swp_offset(entry)] = copy_from_page(page, 0, PAGE_SIZE)
         page_writeback.end_page_writeback(page)
 
-    block.submit_bio(kernel, area.device, True, end_io)
+    block.submit_bio(kernel, area.device, True, end_swap_bio_write)
     return 0
 
 
@@ -57,13 +57,12 @@ def swap_readpage(page: Page) -> None:
     VM_BUG_ON_PAGE(not PageLocked(page), page, "swap_readpage of an unlocked page")
     VM_BUG_ON_PAGE(not PageSwapCache(page), page, "is not in the swap cache")
     VM_BUG_ON_PAGE(PageUptodate(page), page, "is up to date already")
+    area = swapfile.page_swap_info(page)
     entry: Any = page_private(page)
-    area = swapfile.swap_info_get(entry)
-    assert area is not None
     kernel = page.zone.kernel
     kernel.vm_events[PSWPIN] += 1
 
-    def end_io(error: bool) -> None:
+    def end_swap_bio_read(error: bool) -> None:
         if error:
             SetPageError(page)
             ClearPageUptodate(page)
@@ -72,4 +71,4 @@ def swap_readpage(page: Page) -> None:
             SetPageUptodate(page)
         unlock_page(page)
 
-    block.submit_bio(kernel, area.device, False, end_io)
+    block.submit_bio(kernel, area.device, False, end_swap_bio_read)

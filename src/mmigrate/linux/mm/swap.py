@@ -1,7 +1,12 @@
 """LRU lists, the per-CPU vectors in front of them, and the end of a page  (mm/swap.c).
 
 A page in a vector has a reference of the vector's and no PG_lru; a page on a list has
-PG_lru and no reference of the list's. zone.lru_lock guards the lists of a zone.
+PG_lru and no reference of the list's. zone.lru_lock guards the lists of a zone. A vector is
+worked on by its own CPU only, which is not preempted meanwhile, and counts as full until the
+last of its pages has left it.
+
+Differs: the tails of a larger page have no references of their own yet; nothing is kept for
+the balance between lists that a scan would look at.
 """
 
 from __future__ import annotations
@@ -10,7 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 from mmigrate.linux.include.kernel import Kernel
-from mmigrate.linux.include.mm import PAGEVEC_SIZE, VM_LOCKED, VM_SPECIAL
+from mmigrate.linux.include.mm import PAGEVEC_SIZE, SWAP_CLUSTER_MAX, VM_LOCKED, VM_SPECIAL
 from mmigrate.linux.include.mm_types import Page, Vma
 from mmigrate.linux.include.mmzone import Zone
 from mmigrate.linux.include.page_flags import (
@@ -22,6 +27,7 @@ from mmigrate.linux.include.page_flags import (
 )
 from mmigrate.linux.include.sched import Cpu
 from mmigrate.linux.include.vmstat import (
+    LRU_ACTIVE_ANON,
     LRU_UNEVICTABLE,
     NR_LRU_BASE,
     NR_MLOCK,
@@ -58,16 +64,18 @@ from mmigrate.linux.kernel.page_ref import (
     put_page_testzero,
 )
 from mmigrate.linux.kernel.page_ref import put_page as put_page
+from mmigrate.linux.kernel.percpu import get_cpu_var, per_cpu, put_cpu_var
 from mmigrate.linux.kernel.spinlock import spin_lock, spin_unlock
 from mmigrate.linux.kernel.workqueue import run_on_cpus
-from mmigrate.linux.lib.list import list_add, list_add_tail, list_move_tail
+from mmigrate.linux.lib.list import ListHead, list_add, list_move_tail
 from mmigrate.linux.mm import page_alloc
 
 LRU_ADD: Final = "lru_add"
 LRU_ROTATE: Final = "lru_rotate"
 LRU_DEACTIVATE: Final = "lru_deactivate"
 ACTIVATE: Final = "activate"
-_LIST_FLAGS: Final = PG_active | PG_unevictable
+_COMPOUND: Final = PG_head | PG_tail
+_EITHER: Final = PG_active | PG_unevictable
 
 
 # --- lists; lru_lock is held ---
@@ -90,35 +98,52 @@ def del_page_from_lru_list(page: Page, zone: Zone, lru: int) -> None:
 
 
 def free_page(page: Page) -> None:
-    """Take a page without references off its list and free it; what `put_page` calls for
-    the last one  (mm/swap.c: __put_single_page)."""
+    """Free a page without references; what `put_page` calls for the last one
+    (mm/swap.c: __put_single_page, __put_compound_page)."""
     if PageLRU(page):
         zone = page.zone
         with spin_lock(zone.lru_lock):
-            if not page.flags & PG_lru:
-                BUG("left the LRU while it was freed", page)
-            ClearPageLRU(page)
-            del_page_from_lru_list(page, zone, _page_off_lru(page))
-    if page.flags & (PG_head | PG_tail):
+            _take_dead_page_off(page, zone)
+    if page.flags & _COMPOUND:
         page_alloc.free_block(page, page_alloc.compound_order(page))
     else:
         page_alloc.free_hot_cold_page(page)
 
 
-def _page_off_lru(page: Page) -> int:
-    """The list a dying page was on; its list flags are cleared
+def _take_dead_page_off(page: Page, zone: Zone) -> None:
+    """mm/swap.c: __page_cache_release, what it does under lru_lock."""
+    if not page.flags & PG_lru:
+        BUG("left the LRU while it was freed", page)
+    ClearPageLRU(page)  # scanners look at it without the lock
+    del_page_from_lru_list(page, zone, page_off_lru(page))
+
+
+def page_off_lru(page: Page) -> int:
+    """The list a dying page is on; the flag that says so is cleared
     (include/linux/mm_inline.h: page_off_lru)."""
     lru = page_lru(page)
-    page.flags &= ~_LIST_FLAGS
+    page.flags &= ~(PG_unevictable if page.flags & PG_unevictable else PG_active)
     return lru
 
 
 def release_pages(pages: list[Page], cold: bool = False) -> None:
-    """Drop a reference of each, with the lock taken once for neighbours of one zone
-    (mm/swap.c: release_pages)."""
+    """Drop a reference of each, with the lock taken once for neighbours of one zone, but not
+    held for more than SWAP_CLUSTER_MAX pages at a time  (mm/swap.c: release_pages)."""
     locked: Zone | None = None
-    to_free: list[Page] = []
+    batch = 0
+    to_free: ListHead | None = None
     for page in pages:
+        if page.flags & _COMPOUND:
+            if locked is not None:
+                spin_unlock(locked.lru_lock)
+                locked = None
+            put_page(page)
+            continue
+        if locked is not None:
+            batch += 1
+            if batch == SWAP_CLUSTER_MAX:
+                spin_unlock(locked.lru_lock)
+                locked = None
         if not put_page_testzero(page):
             continue
         if PageLRU(page):
@@ -126,37 +151,26 @@ def release_pages(pages: list[Page], cold: bool = False) -> None:
             if zone is not locked:
                 if locked is not None:
                     spin_unlock(locked.lru_lock)
+                batch = 0
                 locked = zone
                 spin_lock(zone.lru_lock)
-            if not page.flags & PG_lru:
-                BUG("left the LRU while it was freed", page)
-            ClearPageLRU(page)
-            del_page_from_lru_list(page, zone, _page_off_lru(page))
-        ClearPageActive(page)
-        to_free.append(page)
+            _take_dead_page_off(page, zone)
+        page.flags &= ~PG_active  # somebody may have marked it while it was in a vector
+        if to_free is None:
+            to_free = ListHead()
+        list_add(page, to_free)
     if locked is not None:
         spin_unlock(locked.lru_lock)
-    for page in to_free:
-        page_alloc.free_hot_cold_page(page, cold)
+    if to_free is not None:
+        page_alloc.free_hot_cold_page_list(to_free, cold)
 
 
 # --- vectors ---
 
 
-def _vector(cpu: Cpu, name: str) -> list[Page]:
-    vector = cpu.pagevecs.get(name)
-    if vector is None:
-        vector = cpu.pagevecs[name] = []
-    return vector
-
-
-def _drain(cpu: Cpu, name: str, move: Callable[[Page, Zone], None]) -> None:
-    """Apply @move to all pages of a vector and drop its references
+def pagevec_lru_move_fn(vector: list[Page], move: Callable[[Page, Zone], None]) -> None:
+    """Apply @move to all pages of a vector, drop its references and empty it
     (mm/swap.c: pagevec_lru_move_fn)."""
-    vector = cpu.pagevecs.get(name)
-    if not vector:
-        return
-    cpu.pagevecs[name] = []
     locked: Zone | None = None
     for page in vector:
         zone = page.zone
@@ -169,13 +183,27 @@ def _drain(cpu: Cpu, name: str, move: Callable[[Page, Zone], None]) -> None:
     if locked is not None:
         spin_unlock(locked.lru_lock)
     release_pages(vector)
+    vector.clear()
 
 
-def _lru_add_fn(page: Page, zone: Zone) -> None:
+def _add(name: str, page: Page, move: Callable[[Page, Zone], None]) -> None:
+    """Add to a vector that is drained as soon as it is full; the page comes with the
+    vector's reference."""
+    vector = get_cpu_var(name)
+    vector.append(page)
+    if len(vector) >= PAGEVEC_SIZE:
+        pagevec_lru_move_fn(vector, move)
+    put_cpu_var()
+
+
+# --- new pages ---
+
+
+def __pagevec_lru_add_fn(page: Page, zone: Zone) -> None:
     """mm/swap.c: __pagevec_lru_add_fn."""
+    lru = page_lru(page)
     if page.flags & PG_lru:
         BUG("added to the LRU twice", page)
-    lru = page_lru(page)
     SetPageLRU(page)
     list_add(page, zone.lruvec.lists[lru])
     zone.vm_stat[NR_LRU_BASE + lru] += 1
@@ -183,24 +211,28 @@ def _lru_add_fn(page: Page, zone: Zone) -> None:
 
 def lru_cache_add(page: Page) -> None:
     """Put a page on its LRU list, by way of this CPU's vector  (mm/swap.c: lru_cache_add)."""
+    if page.flags & _EITHER == _EITHER:  # and not PG_lru, which the drain looks at
+        BUG("added to the LRU both active and unevictable", page)
+    vector = get_cpu_var(LRU_ADD)
     get_page(page)
-    cpu = sched.task.cpu
-    vector = cpu.pagevecs.get(LRU_ADD)
-    if vector is None:
-        vector = cpu.pagevecs[LRU_ADD] = []
-    elif len(vector) >= PAGEVEC_SIZE:
-        _drain(cpu, LRU_ADD, _lru_add_fn)
-        vector = cpu.pagevecs[LRU_ADD]
+    if len(vector) >= PAGEVEC_SIZE:
+        pagevec_lru_move_fn(vector, __pagevec_lru_add_fn)
     vector.append(page)
+    sched.task.preempt_count -= 1  # put_cpu_var() in place: benchmarks/move_pages.py
 
 
-lru_cache_add_anon = lru_cache_add
-lru_cache_add_file = lru_cache_add
+def lru_cache_add_anon(page: Page) -> None:
+    """The same for a page that nobody has used yet  (mm/swap.c: lru_cache_add_anon)."""
+    if PageActive(page):
+        ClearPageActive(page)
+    lru_cache_add(page)
 
 
 def lru_cache_add_active_or_unevictable(page: Page, vma: Vma) -> None:
     """A new page of @vma: active, or unevictable if the area is locked
     (mm/swap.c: lru_cache_add_active_or_unevictable)."""
+    if page.flags & PG_lru:
+        BUG("a new page on the LRU", page)
     if vma.vm_flags & (VM_LOCKED | VM_SPECIAL) != VM_LOCKED:
         SetPageActive(page)
         lru_cache_add(page)
@@ -212,7 +244,8 @@ def lru_cache_add_active_or_unevictable(page: Page, vma: Vma) -> None:
 
 
 def add_page_to_unevictable_list(page: Page) -> None:
-    """Straight onto the unevictable list  (mm/swap.c: add_page_to_unevictable_list)."""
+    """Straight onto the unevictable list: from a vector it could come back after the reason
+    is gone, and nobody would look again  (mm/swap.c: add_page_to_unevictable_list)."""
     zone = page.zone
     with spin_lock(zone.lru_lock):
         ClearPageActive(page)
@@ -221,13 +254,16 @@ def add_page_to_unevictable_list(page: Page) -> None:
         add_page_to_lru_list(page, zone, LRU_UNEVICTABLE)
 
 
-def _activate_fn(page: Page, zone: Zone) -> None:
+# --- pages on a list ---
+
+
+def __activate_page(page: Page, zone: Zone) -> None:
     """mm/swap.c: __activate_page."""
     if PageLRU(page) and not PageActive(page) and not PageUnevictable(page):
         lru = page_lru(page)
         del_page_from_lru_list(page, zone, lru)
         SetPageActive(page)
-        add_page_to_lru_list(page, zone, lru + 1)
+        add_page_to_lru_list(page, zone, lru + LRU_ACTIVE_ANON)
         zone.kernel.vm_events[PGACTIVATE] += 1
 
 
@@ -235,16 +271,15 @@ def activate_page(page: Page) -> None:
     """Move to the active list, by way of a vector  (mm/swap.c: activate_page)."""
     if PageLRU(page) and not PageActive(page) and not PageUnevictable(page):
         get_page(page)
-        _add(ACTIVATE, page, _activate_fn)
+        _add(ACTIVATE, page, __activate_page)
 
 
-def _add(name: str, page: Page, move: Callable[[Page, Zone], None]) -> None:
-    """Add to a vector that is drained as soon as it is full."""
-    cpu = sched.task.cpu
-    vector = _vector(cpu, name)
-    vector.append(page)
-    if len(vector) >= PAGEVEC_SIZE:
-        _drain(cpu, name, move)
+def __lru_cache_activate_page(page: Page) -> None:
+    """Not on a list yet: let it be added to the active one, if it is this CPU that will add
+    it  (mm/swap.c: __lru_cache_activate_page)."""
+    if page in get_cpu_var(LRU_ADD):
+        SetPageActive(page)
+    put_cpu_var()
 
 
 def mark_page_accessed(page: Page) -> None:
@@ -252,14 +287,14 @@ def mark_page_accessed(page: Page) -> None:
     if not PageActive(page) and not PageUnevictable(page) and PageReferenced(page):
         if PageLRU(page):
             activate_page(page)
-        elif page in _vector(sched.task.cpu, LRU_ADD):
-            SetPageActive(page)  # not on a list yet: it will be added to the active one
+        else:
+            __lru_cache_activate_page(page)
         ClearPageReferenced(page)
     elif not PageReferenced(page):
         SetPageReferenced(page)
 
 
-def _rotate_fn(page: Page, zone: Zone) -> None:
+def _pagevec_move_tail_fn(page: Page, zone: Zone) -> None:
     """mm/swap.c: pagevec_move_tail_fn."""
     if PageLRU(page) and not PageActive(page) and not PageUnevictable(page):
         list_move_tail(page, zone.lruvec.lists[page_lru(page)])
@@ -271,10 +306,10 @@ def rotate_reclaimable_page(page: Page) -> None:
     (mm/swap.c: rotate_reclaimable_page)."""
     if not PageLocked(page) and not PageDirty(page) and not PageUnevictable(page) and PageLRU(page):
         get_page(page)
-        _add(LRU_ROTATE, page, _rotate_fn)
+        _add(LRU_ROTATE, page, _pagevec_move_tail_fn)
 
 
-def _deactivate_fn(page: Page, zone: Zone) -> None:
+def _lru_deactivate_fn(page: Page, zone: Zone) -> None:
     """mm/swap.c: lru_deactivate_fn."""
     if not PageLRU(page) or PageUnevictable(page) or page_mapped(page):
         return
@@ -283,13 +318,12 @@ def _deactivate_fn(page: Page, zone: Zone) -> None:
     ClearPageActive(page)
     ClearPageReferenced(page)
     lru = page_lru(page)
+    add_page_to_lru_list(page, zone, lru)
     if PageWriteback(page) or PageDirty(page):
-        SetPageReclaim(page)
-        list_add(page, zone.lruvec.lists[lru])
+        SetPageReclaim(page)  # the end of its writeback will rotate it
     else:
-        list_add_tail(page, zone.lruvec.lists[lru])
+        list_move_tail(page, zone.lruvec.lists[lru])
         zone.kernel.vm_events[PGROTATED] += 1
-    zone.vm_stat[NR_LRU_BASE + lru] += 1
     if active:
         zone.kernel.vm_events[PGDEACTIVATE] += 1
 
@@ -297,30 +331,44 @@ def _deactivate_fn(page: Page, zone: Zone) -> None:
 def deactivate_page(page: Page) -> None:
     """Could not be invalidated: let reclaim have it soon  (mm/swap.c: deactivate_page)."""
     if not PageUnevictable(page) and get_page_unless_zero(page):
-        _add(LRU_DEACTIVATE, page, _deactivate_fn)
+        _add(LRU_DEACTIVATE, page, _lru_deactivate_fn)
+
+
+# --- draining ---
 
 
 _MOVES: Final = {
-    LRU_ADD: _lru_add_fn,
-    LRU_ROTATE: _rotate_fn,
-    LRU_DEACTIVATE: _deactivate_fn,
-    ACTIVATE: _activate_fn,
+    LRU_ADD: __pagevec_lru_add_fn,
+    LRU_ROTATE: _pagevec_move_tail_fn,
+    LRU_DEACTIVATE: _lru_deactivate_fn,
+    ACTIVATE: __activate_page,
 }
 
 
 def lru_add_drain_cpu(cpu: Cpu) -> None:
-    """Empty the vectors of a CPU; called on it  (mm/swap.c: lru_add_drain_cpu)."""
+    """Empty the vectors of a CPU; called on it, with preemption off, or when it is dead
+    (mm/swap.c: lru_add_drain_cpu)."""
     for name, move in _MOVES.items():
-        _drain(cpu, name, move)
+        vector = per_cpu(cpu, name)
+        if vector:
+            pagevec_lru_move_fn(vector, move)
 
 
 def lru_add_drain() -> None:
     """The same here and now  (mm/swap.c: lru_add_drain)."""
+    sched.preempt_disable()
     lru_add_drain_cpu(sched.task.cpu)
+    sched.preempt_enable()
 
 
 def lru_add_drain_all(kernel: Kernel) -> None:
-    """Empty the vectors of all CPUs and wait until that is done
-    (mm/swap.c: lru_add_drain_all)."""
-    busy = [cpu for cpu in kernel.cpus if any(cpu.pagevecs.values())]
-    run_on_cpus(busy, lru_add_drain_cpu, "lru_add_drain")
+    """Empty the vectors of all CPUs that have something in them, and wait until that is done
+    (mm/swap.c: lru_add_drain_all).  Differs: callers do not wait for each other."""
+    busy = [cpu for cpu in kernel.cpus if any(per_cpu(cpu, name) for name in _MOVES)]
+    run_on_cpus(busy, _lru_add_drain_per_cpu, "lru_add_drain")
+
+
+def _lru_add_drain_per_cpu(cpu: Cpu) -> None:
+    sched.preempt_disable()
+    lru_add_drain_cpu(cpu)
+    sched.preempt_enable()
