@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from mmigrate.linux.include.kernel import Kernel
 from mmigrate.linux.include.mm_types import ZERO_BYTES, Page
@@ -22,7 +22,7 @@ def boot(
     cpus: Sequence[int] | None = None,
     distances: Sequence[Sequence[int]] | None = None,
     movable: Sequence[int] | None = None,
-    without: Iterable[str] = (),
+    absent: frozenset[str] = frozenset(),
 ) -> Kernel:
     """A kernel with the given memory.
 
@@ -30,9 +30,9 @@ def boot(
     @cpus: the node of each CPU; by default one CPU a node.
     @distances: as in /sys/devices/system/node/node*/distance; by default 10 and 20.
     @movable: bytes of each node that go to ZONE_MOVABLE.
-    @without: commits taken away, by id.
+    @absent: commits that it does not have (linux/include/switches.py).
     """
-    kernel = Kernel(frozenset(without))
+    kernel = Kernel(absent)
     where = list(range(len(nodes))) if cpus is None else list(cpus)
     kernel.cpus = [Cpu(kernel, number, node) for number, node in enumerate(where)]
     if distances is None:

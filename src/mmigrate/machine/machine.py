@@ -21,6 +21,7 @@ from mmigrate.linux.drivers import block, node
 from mmigrate.linux.fs.inode import new_inode
 from mmigrate.linux.include.mm_types import Inode, Page
 from mmigrate.linux.include.sched import Cred, Task
+from mmigrate.linux.include.switches import BASE, absent_commits
 from mmigrate.linux.kernel.cpuset import Cpuset, new_cpuset
 from mmigrate.linux.mm import (
     fork,
@@ -67,7 +68,8 @@ class Machine:
     @cpus: the node of each CPU, by default one CPU a node.
     @distances: rows of the node distance table, by default 10 and 20.
     @movable: bytes of each node in ZONE_MOVABLE.
-    @without: commits to take away, by id.
+    @kernel: "v3.19", or a later release: what users of it would notice, as far as the
+    switches go.  @without, @backports: commits to take away or to add, by id.
     Raises ScenarioError: no node has memory, or a number makes no sense.
     """
 
@@ -78,10 +80,13 @@ class Machine:
         cpus: Sequence[int] | None = None,
         distances: Sequence[Sequence[int]] | None = None,
         movable: Sequence[int] | None = None,
+        kernel: str = BASE,
         without: Iterable[str] = (),
+        backports: Iterable[str] = (),
     ) -> None:
         _check_shape(nodes, cpus, distances)
-        self.kernel = boot(nodes, cpus=cpus, distances=distances, movable=movable, without=without)
+        absent = absent_commits(kernel, without=without, backports=backports)
+        self.kernel = boot(nodes, cpus=cpus, distances=distances, movable=movable, absent=absent)
         self.processes: list[Process] = []
         self.pins: list[Pin] = []
         self.files: dict[str, Inode] = {}

@@ -19,6 +19,7 @@ class Kernel:
     """One booted kernel."""
 
     __slots__ = (
+        "absent",
         "anon_vma_numbers",
         "anon_vmas",
         "cpus",
@@ -42,12 +43,11 @@ class Kernel:
         "tasks",
         "vm_events",
         "warnings",
-        "without",
         "zero_page",
     )
 
-    def __init__(self, without: frozenset[str]) -> None:
-        self.without = without  # commits taken away, by id
+    def __init__(self, absent: frozenset[str]) -> None:
+        self.absent = absent  # commits that this kernel does not have (switches.py)
         # fixed at boot
         self.free_page: Callable[[Page], None] = _not_booted  # linux/mm/swap.py
         self.nodes: list[PglistData] = []
@@ -80,6 +80,10 @@ class Kernel:
         # the scheduler of started tasks (linux/kernel/sched.py), and what lockdep learnt
         self.scheduler: Any = None
         self.lock_order: dict[tuple[str, str], str] = {}
+
+    def has(self, commit: str) -> bool:
+        """Whether a commit of `switches.py` is in this kernel."""
+        return commit not in self.absent
 
     def page_of(self, pfn: int) -> Page:
         """The page of a frame that has been in use (pfn_to_page); a free block's inner

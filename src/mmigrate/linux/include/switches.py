@@ -1,0 +1,91 @@
+"""Commits that can be taken away from the modelled kernel, or added to it.
+
+A switch is one constant, the commit's id, and a line in `SWITCHES`. The model asks for it in as
+few places as the commit itself touched: `kernel.has(CLOSE_MPROTECT_RACE)`. v3.19 has all
+commits up to its release and none after it; `Machine(without=…)` takes away, `Machine(backports=…)`
+adds, and `Machine(kernel="v6.1")` adds all that are listed up to that release.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from mmigrate.errors import ScenarioError
+
+BASE: Final = "v3.19"
+
+
+@dataclass(frozen=True)
+class Switch:
+    """@release: the first that has the commit, such as "v3.17"."""
+
+    subject: str
+    release: str
+
+
+# The seed
+KILL_VMA_MIGRATE: Final = "50062175ffc8"
+DRM_NEXT_NOTIFIERS: Final = "988adfdffdd4"
+UNMAPPED_NO_RMAP_WALK: Final = "2ebba6b7e1d9"
+BALLOON_REDESIGN: Final = "d6d86c0a7f8d"
+CLOSE_MPROTECT_RACE: Final = "d3cb8bf6081b"
+MEMCG_UNCHARGE_REWRITE: Final = "0a31bc97c80c"
+CLEAR_SWAPBACKED_OF_DESTINATION: Final = "8bdd63809160"
+FIND_PMD_READS_ONCE: Final = "f72e7dcdd252"
+RENAME_HUGEPAGE_MIGRATION_SUPPORT: Final = "100873d7a777"
+DESTINATION_FREEING_CALLBACK: Final = "68711a746345"
+
+SWITCHES: Final[dict[str, Switch]] = {
+    KILL_VMA_MIGRATE: Switch("vm_area_operations: kill ->migrate()", "v3.19"),
+    DRM_NEXT_NOTIFIERS: Switch("Merge branch 'drm-next'", "v3.19"),
+    UNMAPPED_NO_RMAP_WALK: Switch(
+        "mm: unmapped page migration avoid unmap+remap overhead", "v3.19"
+    ),
+    BALLOON_REDESIGN: Switch("mm/balloon_compaction: redesign ballooned pages management", "v3.18"),
+    CLOSE_MPROTECT_RACE: Switch(
+        "mm: migrate: Close race between migration completion and mprotect", "v3.17"
+    ),
+    MEMCG_UNCHARGE_REWRITE: Switch("mm: memcontrol: rewrite uncharge API", "v3.17"),
+    CLEAR_SWAPBACKED_OF_DESTINATION: Switch("mm: fix direct reclaim writeback regression", "v3.16"),
+    FIND_PMD_READS_ONCE: Switch("mm: let mm_find_pmd fix buggy race with THP fault", "v3.16"),
+    RENAME_HUGEPAGE_MIGRATION_SUPPORT: Switch(
+        "hugetlb: rename hugepage_migration_support() to ..._supported()", "v3.16"
+    ),
+    DESTINATION_FREEING_CALLBACK: Switch(
+        "mm, migration: add destination page freeing callback", "v3.16"
+    ),
+}
+
+
+def release_number(release: str) -> tuple[int, ...]:
+    """ "v3.19" as (3, 19), for comparison."""
+    try:
+        return tuple(int(part) for part in release.removeprefix("v").split("."))
+    except ValueError:
+        raise ScenarioError(f"{release!r} is not a kernel release such as v3.19") from None
+
+
+def find_switch(commit: str) -> str:
+    """The id of the switch that @commit begins with or is the beginning of."""
+    found = [name for name in SWITCHES if name.startswith(commit) or commit.startswith(name)]
+    if len(found) != 1 or len(commit) < 7:
+        raise ScenarioError(f"there is no switch for commit {commit!r}; mmigrate history lists all")
+    return found[0]
+
+
+def absent_commits(
+    release: str = BASE, *, without: Iterable[str] = (), backports: Iterable[str] = ()
+) -> frozenset[str]:
+    """The listed commits that a kernel of @release does not have, with some taken away and
+    others added.  Raises ScenarioError: no such commit or release."""
+    if release_number(release) < release_number(BASE):
+        raise ScenarioError(f"the model begins at {BASE}; take commits away to go back before it")
+    later = {
+        commit
+        for commit, switch in SWITCHES.items()
+        if release_number(switch.release) > release_number(release)
+    }
+    taken, added = set(map(find_switch, without)), set(map(find_switch, backports))
+    return frozenset((later | taken) - added)
