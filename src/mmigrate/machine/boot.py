@@ -9,7 +9,7 @@ from mmigrate.linux.include.mm_types import ZERO_BYTES, Page
 from mmigrate.linux.include.mmzone import SECTION_SHIFT, SECTION_SIZE
 from mmigrate.linux.include.page_flags import PG_reserved, PG_uptodate
 from mmigrate.linux.include.sched import Cpu
-from mmigrate.linux.kernel import sched
+from mmigrate.linux.kernel import sched, straight
 from mmigrate.linux.mm import page_alloc, swap
 
 LOCAL_DISTANCE = 10
@@ -32,6 +32,7 @@ def boot(
     @movable: bytes of each node that go to ZONE_MOVABLE.
     @absent: commits that it does not have (linux/include/switches.py).
     """
+    straight.prepare()
     kernel = Kernel(absent)
     where = list(range(len(nodes))) if cpus is None else list(cpus)
     kernel.cpus = [Cpu(kernel, number, node) for number, node in enumerate(where)]

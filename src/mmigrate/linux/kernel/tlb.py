@@ -25,6 +25,7 @@ from mmigrate.linux.include.pgtable import (
 from mmigrate.linux.include.sched import Cpu, Task
 from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.sched import WRITE
+from mmigrate.linux.kernel.straight import hot
 
 TLB_PLACES: Final = 1536
 
@@ -93,6 +94,7 @@ def _translate(cpu: Cpu, mm: Mm, addr: int, write: bool) -> int | None:
     return pte
 
 
+@hot
 def flush_tlb_page(vma: Vma, addr: int) -> None:
     """Drop one translation on every CPU that runs the mm, and wait until that is done."""
     mm = vma.vm_mm

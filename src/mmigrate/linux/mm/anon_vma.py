@@ -27,6 +27,7 @@ from mmigrate.linux.kernel.rwsem import (
     up_write,
 )
 from mmigrate.linux.kernel.spinlock import spin_lock
+from mmigrate.linux.kernel.straight import small
 from mmigrate.linux.mm import mempolicy
 
 
@@ -56,6 +57,7 @@ def get_anon_vma(anon_vma: AnonVma) -> None:
     kref_get(anon_vma)
 
 
+@small
 def put_anon_vma(kernel: Kernel, anon_vma: AnonVma) -> None:
     """Drop a reference  (include/linux/rmap.h: put_anon_vma)."""
     if kref_put(anon_vma):
@@ -211,6 +213,7 @@ def unlink_anon_vmas(vma: Vma) -> None:
 # none ever is: a dead one has a count of 0.
 
 
+@small
 def page_get_anon_vma(page: Page) -> AnonVma | None:
     """A reference on the anon_vma of a mapped page; None if it is not anonymous or not
     mapped (any more)  (mm/rmap.c: page_get_anon_vma)."""
@@ -226,6 +229,7 @@ def page_get_anon_vma(page: Page) -> AnonVma | None:
     return None
 
 
+@small
 def page_lock_anon_vma_read(page: Page) -> AnonVma | None:
     """The anon_vma of a mapped page, locked for read; None as in page_get_anon_vma
     (mm/rmap.c: page_lock_anon_vma_read)."""
@@ -256,6 +260,7 @@ def page_unlock_anon_vma_read(anon_vma: AnonVma) -> None:
     anon_vma_unlock_read(anon_vma)
 
 
+@small
 def owning_anon_vma(vma: Vma) -> AnonVma:
     """The anon_vma that @vma must have by now."""
     anon_vma = vma.anon_vma

@@ -58,9 +58,11 @@ from mmigrate.linux.kernel.page_ref import get_page
 from mmigrate.linux.kernel.pgtable import find_leaf, ptep_get
 from mmigrate.linux.kernel.rwsem import down_read
 from mmigrate.linux.kernel.spinlock import spin_lock, spin_unlock
+from mmigrate.linux.kernel.straight import hot
 from mmigrate.linux.mm import memory, migrate, mlock, mmap, page_tables, page_writeback, swap
 
 
+@hot
 def follow_page(vma: Vma, addr: int, flags: int) -> Page | int | None:
     """The page that is mapped at @addr now: None if none is, -EFAULT if it is no ordinary
     page. With FOLL_GET a reference is taken; FOLL_MIGRATION waits for a migration

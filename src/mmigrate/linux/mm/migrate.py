@@ -103,6 +103,7 @@ from mmigrate.linux.kernel.page_ref import (
 from mmigrate.linux.kernel.pgtable import find_leaf, ptep_get, set_pte_at
 from mmigrate.linux.kernel.rcu import radix_tree_lookup, radix_tree_store
 from mmigrate.linux.kernel.spinlock import spin_lock, spin_unlock
+from mmigrate.linux.kernel.straight import hot, small
 from mmigrate.linux.lib.list import ListHead, list_del
 from mmigrate.linux.mm import filemap, mlock, page_writeback, rmap, swap, vmscan
 from mmigrate.linux.mm.rmap_walk_control import RmapWalkControl
@@ -141,6 +142,7 @@ def putback_movable_pages(pages: ListHead) -> None:
 # --- migration entries ---
 
 
+@small
 def make_migration_entry(page: Page, write: int) -> int:
     """The entry that stands for @page in a page table  (include/linux/swapops.h)."""
     if not page.flags & PG_locked:
@@ -148,6 +150,7 @@ def make_migration_entry(page: Page, write: int) -> int:
     return (SWP_MIGRATION_WRITE if write else SWP_MIGRATION_READ) << SWP_TYPE_SHIFT | page.pfn
 
 
+@small
 def migration_entry_to_page(kernel: Kernel, entry: int) -> Page:
     """The page an entry names; it must be locked, or the entry was left behind
     (include/linux/swapops.h)."""
@@ -180,6 +183,7 @@ def migration_entry_wait(mm: Mm, pt: PageTable, address: int) -> None:
     swap.put_page(page)
 
 
+@hot
 def remove_migration_pte(new: Page, vma: Vma, address: int, old: Page) -> int:
     """Turn an entry that names @old into a pte that maps @new
     (mm/migrate.c: remove_migration_pte)."""
@@ -234,6 +238,7 @@ _REMAP = RmapWalkControl(
 )
 
 
+@small
 def remove_migration_ptes(old: Page, new: Page) -> None:
     """Turn all entries that name @old into ptes that map @new, which may be @old itself
     (mm/migrate.c: remove_migration_ptes)."""
@@ -243,6 +248,7 @@ def remove_migration_ptes(old: Page, new: Page) -> None:
 # --- moving the mapping ---
 
 
+@hot
 def migrate_page_move_mapping(
     mapping: AddressSpace | None,
     newpage: Page,
@@ -303,6 +309,7 @@ def _refuse(page: Page, why: Reason, rc: int = -EAGAIN) -> int:
     return rc
 
 
+@hot
 def migrate_page_copy(newpage: Page, page: Page) -> None:
     """Contents and flags, in the kernel's order  (mm/migrate.c: migrate_page_copy)."""
     copy_highpage(newpage, page)
@@ -324,6 +331,7 @@ def migrate_page_copy(newpage: Page, page: Page) -> None:
 # --- methods of mappings; both pages are locked ---
 
 
+@small
 def migrate_page(mapping: AddressSpace | None, newpage: Page, page: Page, mode: MigrateMode) -> int:
     """For pages without private data  (mm/migrate.c: migrate_page)."""
     if page.flags & PG_writeback:
@@ -418,6 +426,7 @@ def fallback_migrate_page(
 # --- one page ---
 
 
+@hot
 def move_to_new_page(newpage: Page, page: Page, page_was_mapped: bool, mode: MigrateMode) -> int:
     """Move an unmapped, locked page and bring its ptes back
     (mm/migrate.c: move_to_new_page)."""
@@ -446,6 +455,7 @@ def move_to_new_page(newpage: Page, page: Page, page_was_mapped: bool, mode: Mig
     return rc
 
 
+@small
 def __unmap_and_move(page: Page, newpage: Page, force: bool, mode: MigrateMode) -> int:
     """Lock, unmap and move one page, or leave it as it was
     (mm/migrate.c: __unmap_and_move)."""
@@ -462,6 +472,7 @@ def __unmap_and_move(page: Page, newpage: Page, force: bool, mode: MigrateMode) 
     return rc
 
 
+@hot
 def _unmap_and_move_locked(page: Page, newpage: Page, force: bool, mode: MigrateMode) -> int:
     if PageWriteback(page):
         if mode != MIGRATE_SYNC:
@@ -498,6 +509,7 @@ def _unmap_and_move_locked(page: Page, newpage: Page, force: bool, mode: Migrate
     return rc
 
 
+@hot
 def unmap_and_move(
     get_new_page: NewPage,
     put_new_page: FreePage | None,
@@ -535,6 +547,7 @@ def unmap_and_move(
 # --- a list of pages ---
 
 
+@hot
 def migrate_pages(
     from_: ListHead,
     get_new_page: NewPage,

@@ -61,6 +61,7 @@ from mmigrate.linux.kernel.pgtable import find_leaf, ptep_get
 from mmigrate.linux.kernel.rwsem import down_write
 from mmigrate.linux.kernel.sched import cond_resched
 from mmigrate.linux.kernel.spinlock import spin_lock, spin_unlock
+from mmigrate.linux.kernel.straight import small
 from mmigrate.linux.mm import gup, memory, mmap, rmap, swap, vmscan
 from mmigrate.linux.mm.vmstat import count_vm_event, count_vm_events
 
@@ -73,6 +74,7 @@ def can_do_mlock(task: Task) -> bool:
 # --- one page ---
 
 
+@small
 def mlock_migrate_page(newpage: Page, page: Page) -> None:
     """Let PG_mlocked follow the contents; both pages are locked.  Migration calls it when
     the last pte is gone and the bit with it, so for a base page nothing is left to do

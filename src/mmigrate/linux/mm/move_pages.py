@@ -20,6 +20,7 @@ from mmigrate.linux.kernel.cpuset import cpuset_mems_allowed
 from mmigrate.linux.kernel.page_flags import PageReserved, page_is_file_cache
 from mmigrate.linux.kernel.page_ref import page_mapcount
 from mmigrate.linux.kernel.rwsem import down_read
+from mmigrate.linux.kernel.straight import hot, small
 from mmigrate.linux.lib.list import ListHead, list_add_tail, list_empty
 from mmigrate.linux.mm import fork, gup, mempolicy, migrate, mmap, page_alloc, swap, vmscan
 
@@ -153,6 +154,7 @@ def do_move_page_to_node_array(mm: Mm, chunk: list[PageToNode], migrate_all: boo
         return error
 
 
+@hot
 def _queue(mm: Mm, pm: PageToNode, migrate_all: bool, pagelist: ListHead) -> int:
     """Isolate the page of one entry; its status so far."""
     vma = mmap.find_vma(mm, pm.addr)
@@ -191,6 +193,7 @@ def _queue(mm: Mm, pm: PageToNode, migrate_all: bool, pagelist: ListHead) -> int
     return status
 
 
+@small
 def new_page_node(
     page: Page, slots: dict[Page | None, PageToNode], result: list[Any]
 ) -> Page | None:

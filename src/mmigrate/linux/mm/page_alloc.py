@@ -77,6 +77,7 @@ from mmigrate.linux.kernel.bug import BUG_ON
 from mmigrate.linux.kernel.cpuset import cpuset_zone_allowed
 from mmigrate.linux.kernel.page_ref import put_page_testzero
 from mmigrate.linux.kernel.spinlock import spin_lock
+from mmigrate.linux.kernel.straight import hot, small
 from mmigrate.linux.kernel.workqueue import run_on_cpus
 from mmigrate.linux.lib.list import ListHead, list_add, list_add_tail, list_del
 from mmigrate.linux.mm.page_boot import init_memory as init_memory
@@ -104,6 +105,7 @@ def pfn_to_page(kernel: Kernel, pfn: int) -> Page:
     return kernel.page_of(pfn)
 
 
+@small
 def _page(zone: Zone, pfn: int) -> Page:
     """The page of a frame, made on its first use."""
     mem_map = zone.kernel.mem_map
@@ -128,12 +130,14 @@ def set_pageblock_migratetype(zone: Zone, pfn: int, migratetype: int) -> None:
 
 
 @cache
+@small
 def gfpflags_to_migratetype(gfp: int) -> int:
     """include/linux/gfp.h: gfpflags_to_migratetype."""
     return (2 if gfp & __GFP_MOVABLE else 0) | (1 if gfp & __GFP_RECLAIMABLE else 0)
 
 
 @cache
+@small
 def gfp_zone(gfp: int) -> int:
     """The highest zone an allocation may use  (include/linux/gfp.h: gfp_zone)."""
     if gfp & __GFP_DMA:
@@ -153,6 +157,7 @@ def node_zonelist(kernel: Kernel, nid: int, gfp: int) -> list[Zone]:
 # --- free blocks; zone->lock is held ---
 
 
+@small
 def add_free_block(zone: Zone, pfn: int, order: int, migratetype: int, tail: bool = False) -> None:
     """Put a block on its free list; the counter of free pages is the caller's."""
     page = _page(zone, pfn)
@@ -164,6 +169,7 @@ def add_free_block(zone: Zone, pfn: int, order: int, migratetype: int, tail: boo
     area.nr_free += 1
 
 
+@small
 def _remove_free_block(zone: Zone, page: Page, order: int) -> None:
     list_del(page)
     page.private = 0
@@ -192,6 +198,7 @@ def _expand(zone: Zone, page: Page, low: int, high: int, migratetype: int) -> No
         add_free_block(zone, page.pfn + (1 << high), high, migratetype)
 
 
+@hot
 def __rmqueue_smallest(zone: Zone, order: int, migratetype: int) -> Page | None:
     """The smallest free block of the type that is large enough
     (mm/page_alloc.c: __rmqueue_smallest)."""
@@ -267,6 +274,7 @@ def move_freepages_block(zone: Zone, pfn: int, migratetype: int) -> int:
     return moved
 
 
+@small
 def __rmqueue(zone: Zone, order: int, migratetype: int) -> Page | None:
     """A free block from the lists, untouched memory, or another type
     (mm/page_alloc.c: __rmqueue)."""
@@ -281,6 +289,7 @@ def __rmqueue(zone: Zone, order: int, migratetype: int) -> Page | None:
     return page or __rmqueue_fallback(zone, order, migratetype)
 
 
+@hot
 def __free_one_page(zone: Zone, pfn: int, order: int, migratetype: int) -> None:
     """Free a block and merge it with its buddies as far as they are free
     (mm/page_alloc.c: __free_one_page)."""
@@ -300,6 +309,7 @@ def __free_one_page(zone: Zone, pfn: int, order: int, migratetype: int) -> None:
     add_free_block(zone, pfn, order, migratetype, _buddy_of_next_is_free(zone, pfn, order))
 
 
+@small
 def _buddy_of_next_is_free(zone: Zone, pfn: int, order: int) -> bool:
     """Whether the block would merge further if its own buddy were freed: then it is put
     last, to be used late."""
@@ -319,6 +329,7 @@ def _buddy_of_next_is_free(zone: Zone, pfn: int, order: int) -> bool:
 # --- per-CPU lists ---
 
 
+@hot
 def _rmqueue_bulk(zone: Zone, pcp: PerCpuPages, migratetype: int, cold: bool) -> None:
     """Refill a per-CPU list; no other task of this CPU may come in between
     (mm/page_alloc.c: rmqueue_bulk, with interrupts off)."""
@@ -341,6 +352,7 @@ def _rmqueue_bulk(zone: Zone, pcp: PerCpuPages, migratetype: int, cold: bool) ->
     sched.preempt_enable()
 
 
+@hot
 def _free_pcppages_bulk(zone: Zone, count: int, pcp: PerCpuPages) -> None:
     """Give pages of a per-CPU list back, from the lists in turn; no other task of this CPU
     may come in between  (mm/page_alloc.c: free_pcppages_bulk, with interrupts off)."""
@@ -407,6 +419,7 @@ def zone_watermark_ok(
     return True
 
 
+@hot
 def _buffered_rmqueue(
     preferred: Zone, zone: Zone, order: int, gfp: int, migratetype: int
 ) -> Page | None:
@@ -471,6 +484,7 @@ def compound_order(page: Page) -> int:
     return int(_page(page.zone, page.pfn + 1).index)
 
 
+@hot
 def _get_page_from_freelist(
     gfp: int,
     order: int,
@@ -505,6 +519,7 @@ def _get_page_from_freelist(
     return None
 
 
+@hot
 def alloc_pages_nodemask(
     gfp: int, order: int, zonelist: list[Zone], nodemask: int | None
 ) -> Page | None:
@@ -553,6 +568,7 @@ def alloc_pages_node(kernel: Kernel, nid: int, gfp: int, order: int) -> Page | N
     return alloc_pages_nodemask(gfp, order, node_zonelist(kernel, nid, gfp), None)
 
 
+@small
 def alloc_pages_exact_node(kernel: Kernel, nid: int, gfp: int, order: int) -> Page | None:
     """The same for a node that is known to exist; with __GFP_THISNODE from it only."""
     zonelist = kernel.nodes[nid].node_zonelists[1 if gfp & __GFP_THISNODE else 0]
@@ -570,6 +586,7 @@ def bad_page(page: Page, why: str) -> None:
     )
 
 
+@small
 def _is_clean(page: Page) -> bool:
     return page._mapcount == -1 and page._count == 0 and not page.flags & _CHECK_AT_FREE
 
@@ -595,6 +612,7 @@ def _parts(page: Page, order: int) -> Iterator[Page]:
     return (_page(page.zone, pfn) for pfn in range(page.pfn, page.pfn + (1 << order)))
 
 
+@hot
 def free_hot_cold_page(page: Page, cold: bool = False) -> None:
     """Free a single page to the CPU's own list  (mm/page_alloc.c: free_hot_cold_page)."""
     mapping = page.mapping
@@ -623,6 +641,7 @@ def free_hot_cold_page(page: Page, cold: bool = False) -> None:
         _free_pcppages_bulk(zone, min(pcp.batch, pcp.count), pcp)
 
 
+@hot
 def free_hot_cold_page_list(pages: ListHead, cold: bool = False) -> None:
     """Free the pages of a list  (mm/page_alloc.c: free_hot_cold_page_list)."""
     for page in pages:

@@ -61,6 +61,7 @@ from mmigrate.linux.kernel.pgtable import (
 )
 from mmigrate.linux.kernel.rwsem import down_write
 from mmigrate.linux.kernel.spinlock import SpinLock, spin_lock, spin_lock_nested, spin_unlock
+from mmigrate.linux.kernel.straight import small
 from mmigrate.linux.kernel.tlb import flush_tlb_range
 from mmigrate.linux.mm import (
     migrate,
@@ -78,6 +79,7 @@ def is_cow_mapping(flags: int) -> bool:
     return flags & (VM_SHARED | VM_MAYWRITE) == VM_MAYWRITE
 
 
+@small
 def vm_normal_page(vma: Vma, addr: int, pte: int) -> Page | None:
     """The page of a present pte, or None if it is special: the zero page, a raw frame
     (mm/memory.c: vm_normal_page)."""

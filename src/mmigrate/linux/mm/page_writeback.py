@@ -48,6 +48,7 @@ from mmigrate.linux.kernel.page_flags import (
     wait_on_page_writeback,
 )
 from mmigrate.linux.kernel.spinlock import spin_lock
+from mmigrate.linux.kernel.straight import small
 from mmigrate.linux.mm import filemap, rmap, swap
 
 I_DIRTY_PAGES: Final = 4
@@ -149,6 +150,7 @@ def account_page_cleaned(page: Page, mapping: AddressSpace) -> None:
         mapping.backing_dev_info.reclaimable -= 1
 
 
+@small
 def clear_page_dirty_for_io(page: Page) -> int:
     """Clean a locked page before it is written; 1 if it was dirty.  The tag of its slot
     stays until writeback is set  (mm/page-writeback.c: clear_page_dirty_for_io)."""

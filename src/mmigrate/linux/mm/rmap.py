@@ -92,6 +92,7 @@ from mmigrate.linux.kernel.pgtable import (
 )
 from mmigrate.linux.kernel.rwsem import down_read, down_read_trylock, up_read
 from mmigrate.linux.kernel.spinlock import spin_lock, spin_unlock
+from mmigrate.linux.kernel.straight import hot, small
 from mmigrate.linux.mm import (
     memory,
     migrate,
@@ -171,6 +172,7 @@ def page_address_in_vma(page: Page, vma: Vma) -> int | None:
 mm_find_pmd = find_leaf
 
 
+@small
 def page_check_address(page: Page, mm: Mm, address: int, sync: bool) -> PageTable | None:
     """The leaf table whose pte at @address maps @page, with its lock held; None, and no
     lock, if it does not.  Without @sync a first look is taken without the lock
@@ -196,6 +198,7 @@ def page_add_anon_rmap(page: Page, vma: Vma, address: int) -> None:
     do_page_add_anon_rmap(page, vma, address, False)
 
 
+@small
 def do_page_add_anon_rmap(page: Page, vma: Vma, address: int, exclusive: bool) -> None:
     """As above; @exclusive: only this process has the page
     (mm/rmap.c: do_page_add_anon_rmap)."""
@@ -212,6 +215,7 @@ def do_page_add_anon_rmap(page: Page, vma: Vma, address: int, exclusive: bool) -
         _page_check_anon_rmap(page, vma, address)
 
 
+@hot
 def page_add_new_anon_rmap(page: Page, vma: Vma, address: int) -> None:
     """The first pte of a new anonymous page  (mm/rmap.c: page_add_new_anon_rmap)."""
     SetPageSwapBacked(page)
@@ -220,6 +224,7 @@ def page_add_new_anon_rmap(page: Page, vma: Vma, address: int) -> None:
     _page_set_anon_rmap(page, vma, address, True)
 
 
+@small
 def _page_set_anon_rmap(page: Page, vma: Vma, address: int, exclusive: bool) -> None:
     if PageAnon(page):
         return
@@ -229,6 +234,7 @@ def _page_set_anon_rmap(page: Page, vma: Vma, address: int, exclusive: bool) -> 
     page.index = linear_page_index(vma, address)
 
 
+@hot
 def _page_check_anon_rmap(page: Page, vma: Vma, address: int) -> None:
     anon_vma = page_anon_vma(page)
     mine = owning_anon_vma(vma)
@@ -247,6 +253,7 @@ def page_dup_rmap(page: Page) -> None:
     inc_mapcount(page)
 
 
+@small
 def page_remove_rmap(page: Page) -> None:
     """One pte less maps the page; the last one ends its mlock
     (mm/rmap.c: page_remove_rmap)."""
@@ -271,6 +278,7 @@ def page_move_anon_rmap(page: Page, vma: Vma, address: int) -> None:
 # --- walking ---
 
 
+@small
 def rmap_walk(page: Page, rwc: RmapWalkControl, arg: Any) -> int:
     """Visit every area that can map the page  (mm/rmap.c: rmap_walk)."""
     if PageAnon(page):
@@ -278,6 +286,7 @@ def rmap_walk(page: Page, rwc: RmapWalkControl, arg: Any) -> int:
     return _rmap_walk_file(page, rwc, arg)
 
 
+@hot
 def _rmap_walk_anon(page: Page, rwc: RmapWalkControl, arg: Any) -> int:
     """mm/rmap.c: rmap_walk_anon."""
     if rwc.anon_lock is not None:
@@ -340,6 +349,7 @@ def is_vma_temporary_stack(vma: Vma) -> bool:
 # --- unmapping ---
 
 
+@small
 def try_to_unmap(page: Page, flags: int) -> int:
     """Take away every pte of a locked page.  A SWAP_* value: SUCCESS if none is left
     (mm/rmap.c: try_to_unmap)."""
@@ -361,6 +371,7 @@ def try_to_munlock(page: Page) -> int:
     return rmap_walk(page, _MUNLOCK, TTU_MUNLOCK)
 
 
+@hot
 def try_to_unmap_one(page: Page, vma: Vma, address: int, flags: int) -> int:
     """Replace the pte of @page in @vma by what will bring it back
     (mm/rmap.c: try_to_unmap_one)."""
@@ -442,6 +453,7 @@ def update_hiwater_rss(mm: Mm) -> None:
         mm.hiwater_rss = rss
 
 
+@small
 def _is_temporary_stack(vma: Vma, _: Any) -> bool:
     """Whether exec is still building this stack
     (mm/huge_memory.c: is_vma_temporary_stack)."""

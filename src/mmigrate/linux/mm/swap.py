@@ -66,6 +66,7 @@ from mmigrate.linux.kernel.page_ref import (
 from mmigrate.linux.kernel.page_ref import put_page as put_page
 from mmigrate.linux.kernel.percpu import get_cpu_var, per_cpu, put_cpu_var
 from mmigrate.linux.kernel.spinlock import spin_lock, spin_unlock
+from mmigrate.linux.kernel.straight import hot, small
 from mmigrate.linux.kernel.workqueue import run_on_cpus
 from mmigrate.linux.lib.list import ListHead, list_add, list_move_tail
 from mmigrate.linux.mm import page_alloc
@@ -81,11 +82,13 @@ _EITHER: Final = PG_active | PG_unevictable
 # --- lists; lru_lock is held ---
 
 
+@small
 def add_page_to_lru_list(page: Page, zone: Zone, lru: int) -> None:
     list_add(page, zone.lruvec.lists[lru])
     zone.vm_stat[NR_LRU_BASE + lru] += 1
 
 
+@small
 def del_page_from_lru_list(page: Page, zone: Zone, lru: int) -> None:
     before, after = page.prev, page.next  # list_del
     before.next = after
@@ -97,6 +100,7 @@ def del_page_from_lru_list(page: Page, zone: Zone, lru: int) -> None:
 # --- the last reference ---
 
 
+@hot
 def free_page(page: Page) -> None:
     """Free a page without references; what `put_page` calls for the last one
     (mm/swap.c: __put_single_page, __put_compound_page)."""
@@ -110,6 +114,7 @@ def free_page(page: Page) -> None:
         page_alloc.free_hot_cold_page(page)
 
 
+@small
 def _take_dead_page_off(page: Page, zone: Zone) -> None:
     """mm/swap.c: __page_cache_release, what it does under lru_lock."""
     if not page.flags & PG_lru:
@@ -118,6 +123,7 @@ def _take_dead_page_off(page: Page, zone: Zone) -> None:
     del_page_from_lru_list(page, zone, page_off_lru(page))
 
 
+@small
 def page_off_lru(page: Page) -> int:
     """The list a dying page is on; the flag that says so is cleared
     (include/linux/mm_inline.h: page_off_lru)."""
@@ -126,6 +132,7 @@ def page_off_lru(page: Page) -> int:
     return lru
 
 
+@hot
 def release_pages(pages: list[Page], cold: bool = False) -> None:
     """Drop a reference of each, with the lock taken once for neighbours of one zone, but not
     held for more than SWAP_CLUSTER_MAX pages at a time  (mm/swap.c: release_pages)."""
@@ -168,6 +175,7 @@ def release_pages(pages: list[Page], cold: bool = False) -> None:
 # --- vectors ---
 
 
+@hot
 def pagevec_lru_move_fn(vector: list[Page], move: Callable[[Page, Zone], None]) -> None:
     """Apply @move to all pages of a vector, drop its references and empty it
     (mm/swap.c: pagevec_lru_move_fn)."""
@@ -199,6 +207,7 @@ def _add(name: str, page: Page, move: Callable[[Page, Zone], None]) -> None:
 # --- new pages ---
 
 
+@hot
 def __pagevec_lru_add_fn(page: Page, zone: Zone) -> None:
     """mm/swap.c: __pagevec_lru_add_fn."""
     lru = page_lru(page)
@@ -209,6 +218,7 @@ def __pagevec_lru_add_fn(page: Page, zone: Zone) -> None:
     zone.vm_stat[NR_LRU_BASE + lru] += 1
 
 
+@hot
 def lru_cache_add(page: Page) -> None:
     """Put a page on its LRU list, by way of this CPU's vector  (mm/swap.c: lru_cache_add)."""
     if page.flags & _EITHER == _EITHER:  # and not PG_lru, which the drain looks at

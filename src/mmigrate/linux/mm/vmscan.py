@@ -98,6 +98,7 @@ from mmigrate.linux.kernel.page_ref import (
     put_page_testzero,
 )
 from mmigrate.linux.kernel.spinlock import spin_lock, spin_unlock
+from mmigrate.linux.kernel.straight import hot
 from mmigrate.linux.lib.list import ListHead, list_add, list_del, list_empty, list_move, list_splice
 from mmigrate.linux.mm import (
     filemap,
@@ -116,6 +117,7 @@ _FORCED: Final = TTU_UNMAP | TTU_IGNORE_ACCESS
 # --- isolation ---
 
 
+@hot
 def isolate_lru_page(page: Page) -> int:
     """Take a page off its LRU list, with a reference of its own; the caller has one.
     0 or -EBUSY  (mm/vmscan.c: isolate_lru_page)."""
@@ -168,6 +170,7 @@ def page_evictable(page: Page) -> bool:
     return not PageMlocked(page)
 
 
+@hot
 def putback_lru_page(page: Page) -> None:
     """Put an isolated page back on the list where it belongs now, and drop the reference
     of the isolation  (mm/vmscan.c: putback_lru_page)."""
