@@ -16,13 +16,14 @@ from mmigrate.linux.kernel.spinlock import note_lock_order
 class RwSemaphore:
     """@cls: the class lockdep knows it by; @name: this lock's stable name."""
 
-    __slots__ = ("cls", "name", "readers", "writer")
+    __slots__ = ("cls", "inside", "name", "readers", "writer")
 
     def __init__(self, cls: str, name: str = "") -> None:
         self.cls = cls
         self.name = name or cls
         self.readers = 0
         self.writer: Task | None = None
+        self.inside = ""  # the class it was last taken inside of, known to lockdep
 
     def __repr__(self) -> str:
         return self.name
@@ -50,8 +51,9 @@ def down_read(sem: RwSemaphore) -> RwSemaphore:
     if sched.hook is not None or sem.writer is not None:
         sched.block(sem, "count", READ, sem.no_writer, f"{sem.name} for read")
     held = task.held
-    if held:
+    if held and held[-1].cls is not sem.inside:
         note_lock_order(task, sem.cls)
+        sem.inside = held[-1].cls
     held.append(sem)
     sem.readers += 1
     return sem
@@ -71,16 +73,16 @@ def up_read(sem: RwSemaphore) -> None:
     if sched.hook is not None:
         sched.hook.announce(sem, "count", READ)
     task = sched.task
-    if task.kernel.scheduler.abandoned and sem not in task.held:
+    held = task.held
+    if held and held[-1] is sem:
+        held.pop()
+    elif sem in held:
+        held.remove(sem)
+    elif task.kernel.scheduler.abandoned:
         return
     if not sem.readers:
         BUG("up_read of a semaphore that nobody reads", sem)
     sem.readers -= 1
-    held = task.held
-    if held and held[-1] is sem:
-        held.pop()
-    else:
-        held.remove(sem)
 
 
 def down_write(sem: RwSemaphore) -> RwSemaphore:
@@ -92,8 +94,9 @@ def down_write(sem: RwSemaphore) -> RwSemaphore:
             BUG("recursive down_write", sem)
         sched.block(sem, "count", WRITE, sem.is_free, f"{sem.name} for write")
     held = task.held
-    if held:
+    if held and held[-1].cls is not sem.inside:
         note_lock_order(task, sem.cls)
+        sem.inside = held[-1].cls
     held.append(sem)
     sem.writer = task
     return sem
