@@ -35,6 +35,7 @@ class Kernel:
         "node_states_memory",
         "nodes",
         "policy_zone",
+        "rcu_callbacks",
         "reasons",
         "scheduler",
         "swap",
@@ -79,6 +80,8 @@ class Kernel:
         self.events: list[tuple[str, dict[str, Any]]] | None = None
         # the scheduler of started tasks (linux/kernel/sched.py), and what lockdep learnt
         self.scheduler: Any = None
+        # (readers that have not left yet, what to do then), oldest first
+        self.rcu_callbacks: list[tuple[list[Task], Callable[[], None]]] = []
         self.lock_order: dict[tuple[str, str], str] = {}
 
     def has(self, commit: str) -> bool:

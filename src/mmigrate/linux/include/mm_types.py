@@ -7,8 +7,9 @@ code that initialises an object, as in C.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from mmigrate.errors import KernelBug
 from mmigrate.linux.include.pgtable import PAGE_SHIFT, PAGE_SIZE, PTRS_PER_PTE
 from mmigrate.linux.lib.interval_tree import IntervalTree
 from mmigrate.linux.lib.list import ListHead
@@ -28,11 +29,14 @@ class Poison:
     """What stands in the fields of a freed object: any use is a finding."""
 
     __slots__ = ()
-    anon: Final = False
-    ksm: Final = False
 
     def __repr__(self) -> str:
         return "POISON"
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise KernelBug(f"use of a freed object: read {name} of what is not there any more")
 
 
 POISON: Final = Poison()
@@ -71,7 +75,7 @@ class Page(ListHead):
         self._mapcount = -1
         self._last_cpupid = -1
         # the page lock
-        self.mapping: Any = None  # AddressSpace, AnonVma, a KSM stable node, None; POISON
+        self.mapping: Any = None  # AddressSpace, AnonVma, a KSM stable node, None
         self.index: Any = 0
         self.private: Any = 0  # buffer ring, swap entry value, order of a free block, device
         self.mem_cgroup: Any = None

@@ -1,23 +1,76 @@
 """Read-copy-update, and the page-cache tree as its readers see it  (rcupdate.h, radix-tree.h).
 
-Differs: freed objects are never recycled, so a reader meets a dead one, not a new one.
+A reader is not preempted, as in a kernel without CONFIG_PREEMPT. What `call_rcu` is given
+runs as early as it may: when the last of the readers that were there has left, at once if
+there are none; so an object that is used too late is found poisoned in every run in which
+that can happen.
+Differs: freed objects are not recycled. A reader meets a dead one, not a new one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from mmigrate.linux.include.kernel import Kernel
+from mmigrate.linux.include.sched import Task
 from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.sched import READ, WRITE
 from mmigrate.linux.lib.radix_tree import RadixTree
 
 
 def rcu_read_lock() -> None:
-    sched.task.rcu_nesting += 1
+    task = sched.task
+    if sched.hook is not None:
+        sched.hook.announce(task, "rcu_nesting", WRITE)
+    task.rcu_nesting += 1
+    task.preempt_count += 1
 
 
 def rcu_read_unlock() -> None:
-    sched.task.rcu_nesting -= 1
+    task = sched.task
+    if sched.hook is not None:
+        sched.hook.announce(task, "rcu_nesting", WRITE)
+    task.preempt_count -= 1
+    task.rcu_nesting -= 1
+    if task.kernel.rcu_callbacks and not task.rcu_nesting:
+        _reader_left(task)
+
+
+def call_rcu(kernel: Kernel, callback: Callable[[], None]) -> None:
+    """Run @callback, which takes no locks, when all who read now have left."""
+    readers = [task for task in kernel.tasks if _reads(task)]
+    if readers:
+        kernel.rcu_callbacks.append((readers, callback))
+    else:
+        callback()
+
+
+def synchronize_rcu(kernel: Kernel) -> None:
+    """Sleep until all who read now have left.  Not from within a section."""
+    if sched.task.preempt_count:
+        sched.might_sleep()
+    passed: list[bool] = []
+    call_rcu(kernel, lambda: passed.append(True))
+    if not passed:
+        sched.block(kernel, "rcu", READ, lambda: bool(passed), "the end of a grace period")
+
+
+def _reads(task: Task) -> bool:
+    if sched.hook is not None:
+        sched.hook.announce(task, "rcu_nesting", READ)
+    return task.rcu_nesting > 0
+
+
+def _reader_left(task: Task) -> None:
+    waiting, task.kernel.rcu_callbacks = task.kernel.rcu_callbacks, []
+    for readers, callback in waiting:
+        if task in readers:
+            readers.remove(task)
+        if not readers:
+            callback()
+        else:
+            task.kernel.rcu_callbacks.append((readers, callback))
 
 
 def radix_tree_lookup(tree: RadixTree, index: int) -> Any:

@@ -2,21 +2,23 @@
 
 Every area that may map a page is in the interval tree of the page's anon_vma. The tree of
 anon_vmas of a family of forked processes has one lock, the root's.
-Differs: a freed anon_vma is never recycled; a late user meets a count of 0.
+Differs: a freed anon_vma is never recycled; a late user meets a count of 0, and poison once
+no RCU section can know it any more.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 from mmigrate.linux.include.kernel import Kernel
 from mmigrate.linux.include.mm import VM_EXEC, VM_READ, VM_SOFTDIRTY, VM_WRITE
-from mmigrate.linux.include.mm_types import AnonVma, AnonVmaChain, Page, Vma
-from mmigrate.linux.kernel.atomic import (
-    READ_ONCE,
-)
+from mmigrate.linux.include.mm_types import POISON, AnonVma, AnonVmaChain, Page, Vma
+from mmigrate.linux.kernel.atomic import READ_ONCE
 from mmigrate.linux.kernel.bug import BUG, BUG_ON
 from mmigrate.linux.kernel.kref import kref_get, kref_get_unless_zero, kref_put
 from mmigrate.linux.kernel.page_flags import page_anon_vma
 from mmigrate.linux.kernel.page_ref import page_mapped
+from mmigrate.linux.kernel.rcu import call_rcu, rcu_read_lock, rcu_read_unlock
 from mmigrate.linux.kernel.rwsem import (
     RwSemaphore,
     down_read,
@@ -43,13 +45,19 @@ def anon_vma_alloc(kernel: Kernel) -> AnonVma:
 
 def anon_vma_free(kernel: Kernel, anon_vma: AnonVma) -> None:
     """Forget an anon_vma that nobody references, once a reader that still has its root's
-    lock has let go  (mm/rmap.c: anon_vma_free)."""
+    lock has let go.  Its memory is of a cache that is given back only after all RCU sections
+    that may look at it  (mm/rmap.c: anon_vma_free)."""
     BUG_ON(anon_vma.refcount != 0, f"freed with {anon_vma.refcount} references", anon_vma)
     root = anon_vma.root
     if rwsem_is_locked(root.rwsem):
         down_write(root.rwsem)
         up_write(root.rwsem)
     del kernel.anon_vmas[anon_vma.number]
+    call_rcu(kernel, partial(_poison, anon_vma))
+
+
+def _poison(anon_vma: AnonVma) -> None:
+    anon_vma.root = anon_vma.parent = POISON  # type: ignore[assignment]
 
 
 def get_anon_vma(anon_vma: AnonVma) -> None:
@@ -209,47 +217,59 @@ def unlink_anon_vmas(vma: Vma) -> None:
 
 # --- from a page to its anon_vma ---
 #
-# C does this in an RCU section, because the anon_vma may be recycled at any moment. Here
-# none ever is: a dead one has a count of 0.
+# The page may name an anon_vma that is dead; in an RCU section it can be looked at all the
+# same. Only if the page is mapped after the reference was taken is it one that covers it.
 
 
 @small
 def page_get_anon_vma(page: Page) -> AnonVma | None:
     """A reference on the anon_vma of a mapped page; None if it is not anonymous or not
     mapped (any more)  (mm/rmap.c: page_get_anon_vma)."""
+    rcu_read_lock()
     anon_vma = page_anon_vma(page)
     if anon_vma is None or not page_mapped(page):
+        rcu_read_unlock()
         return None
     if not kref_get_unless_zero(anon_vma):
+        rcu_read_unlock()
         return None
-    # Still mapped: then the reference is on an anon_vma that covers the page.
-    if page_mapped(page):
-        return anon_vma
-    put_anon_vma(page.zone.kernel, anon_vma)
-    return None
+    if not page_mapped(page):
+        rcu_read_unlock()
+        put_anon_vma(page.zone.kernel, anon_vma)
+        return None
+    rcu_read_unlock()
+    return anon_vma
 
 
 @small
 def page_lock_anon_vma_read(page: Page) -> AnonVma | None:
     """The anon_vma of a mapped page, locked for read; None as in page_get_anon_vma
     (mm/rmap.c: page_lock_anon_vma_read)."""
+    rcu_read_lock()
     anon_vma = page_anon_vma(page)
     if anon_vma is None or not page_mapped(page):
+        rcu_read_unlock()
         return None
     root = anon_vma.root
     if down_read_trylock(root.rwsem):
-        if page_mapped(page):
-            return anon_vma
-        up_read(root.rwsem)
-        return None
+        if not page_mapped(page):
+            up_read(root.rwsem)
+            anon_vma = None
+        rcu_read_unlock()
+        return anon_vma
     if not kref_get_unless_zero(anon_vma):
+        rcu_read_unlock()
         return None
     kernel = page.zone.kernel
     if not page_mapped(page):
+        rcu_read_unlock()
         put_anon_vma(kernel, anon_vma)
         return None
+    rcu_read_unlock()  # the lock may be slept for, with the reference in its place
     anon_vma_lock_read(anon_vma)
     if kref_put(anon_vma):
+        # Only ours was left: the page is unmapped by now. The lock must go first, for
+        # freeing takes it.
         anon_vma_unlock_read(anon_vma)
         __put_anon_vma(kernel, anon_vma)
         return None
