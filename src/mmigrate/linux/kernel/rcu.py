@@ -22,7 +22,7 @@ from mmigrate.linux.lib.radix_tree import RadixTree
 def rcu_read_lock() -> None:
     task = sched.task
     if sched.hook is not None:
-        sched.hook.announce(task, "rcu_nesting", WRITE)
+        sched.hook.announce(task.kernel, "rcu", READ)  # readers do not see each other
     task.rcu_nesting += 1
     task.preempt_count += 1
 
@@ -30,7 +30,7 @@ def rcu_read_lock() -> None:
 def rcu_read_unlock() -> None:
     task = sched.task
     if sched.hook is not None:
-        sched.hook.announce(task, "rcu_nesting", WRITE)
+        sched.hook.announce(task.kernel, "rcu", READ)  # readers do not see each other
     task.preempt_count -= 1
     task.rcu_nesting -= 1
     if task.kernel.rcu_callbacks and not task.rcu_nesting:
@@ -39,7 +39,9 @@ def rcu_read_unlock() -> None:
 
 def call_rcu(kernel: Kernel, callback: Callable[[], None]) -> None:
     """Run @callback, which takes no locks, when all who read now have left."""
-    readers = [task for task in kernel.tasks if _reads(task)]
+    if sched.hook is not None:
+        sched.hook.announce(kernel, "rcu", WRITE)
+    readers = [task for task in kernel.tasks if task.rcu_nesting]
     if readers:
         kernel.rcu_callbacks.append((readers, callback))
     else:
@@ -54,12 +56,6 @@ def synchronize_rcu(kernel: Kernel) -> None:
     call_rcu(kernel, lambda: passed.append(True))
     if not passed:
         sched.block(kernel, "rcu", READ, lambda: bool(passed), "the end of a grace period")
-
-
-def _reads(task: Task) -> bool:
-    if sched.hook is not None:
-        sched.hook.announce(task, "rcu_nesting", READ)
-    return task.rcu_nesting > 0
 
 
 def _reader_left(task: Task) -> None:
