@@ -7,6 +7,7 @@ Floors, bottom to top; imports go down only:
     2  linux/mm linux/fs linux/drivers               the kernel itself
     3  machine                                       a modelled computer and its processes
     4  check snapshot                                oracles; real processes, rebuilt
+    5  explore                                       all interleavings of a scenario
     7  cli                                           a module per command
 
     from mmigrate import Machine, MiB
@@ -21,6 +22,7 @@ from mmigrate.errors import MmigrateError, ScenarioError, Violation
 from mmigrate.units import PAGE_SIZE, GiB, KiB, MiB
 
 if TYPE_CHECKING:
+    from mmigrate.explore.search import explore
     from mmigrate.machine.machine import Machine
     from mmigrate.machine.process import Process
 
@@ -38,6 +40,7 @@ __all__ = [
     "Reason",
     "ScenarioError",
     "Violation",
+    "explore",
 ]
 
 
@@ -51,4 +54,8 @@ def __getattr__(name: str) -> Any:
         from mmigrate.machine.process import Process
 
         return Process
+    if name == "explore":
+        from mmigrate.explore.search import explore
+
+        return explore
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

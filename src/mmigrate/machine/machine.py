@@ -182,6 +182,9 @@ class Machine:
         Raises ScenarioError: a deadlock, or no end.
         """
         scheduler = self.kernel.scheduler
+        if scheduler.takeover is not None:  # we are explored
+            scheduler.takeover()
+            return
         if seed is None:
             scheduler.run_straight()
             return

@@ -55,6 +55,7 @@ class Task:
     """A thread of execution  (struct task_struct)."""
 
     __slots__ = (
+        "access",
         "cpu",
         "cpuset",
         "cred",
@@ -64,6 +65,7 @@ class Task:
         "greenlet",
         "held",
         "il_next",
+        "index",
         "kernel",
         "mempolicy",
         "mems_allowed",
@@ -107,6 +109,9 @@ class Task:
         self.waits_for: str = ""
         self.finished = False
         self.result: Any = None
+        # the explorer's: (object, field, kind) it is about to touch, and its place in the search
+        self.access: tuple[Any, Any, int] = (None, None, 0)
+        self.index = -1
 
     def __repr__(self) -> str:
         return self.name

@@ -9,6 +9,9 @@ from mmigrate.linux.kernel import sched
 
 
 def BUG(message: str, obj: Any = None) -> NoReturn:
+    task = sched.task
+    if sched.hook is not None and task.greenlet is not None:
+        task.kernel.scheduler.abandoned = True  # nobody else runs while this task unwinds
     raise KernelBug(message if obj is None else f"{obj!r}: {message}")
 
 

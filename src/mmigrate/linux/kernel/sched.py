@@ -163,12 +163,14 @@ class Scheduler:
         self.kernel = kernel
         self.alive: list[Task] = []
         self.failure: BaseException | None = None
+        self.failed: Task | None = None  # whose failure it is
         self.steps = 0
         self.max_steps = 1_000_000
         self.log: list[str] | None = None
         self.abandoned = False
+        self.takeover: Callable[[], None] | None = None  # who runs the tasks instead, if anybody
         self._choose: Choose | None = None
-        self._hub = greenlet.getcurrent()
+        self.hub = greenlet.getcurrent()
 
     def new_task(self, name: str, cpu: Cpu, mm: Mm | None) -> Task:
         kernel = self.kernel
@@ -180,7 +182,7 @@ class Scheduler:
     def start(self, new: Task, function: Callable[[], Any]) -> None:
         """Give @new a stack; it first runs when it is chosen."""
         new.function = function
-        new.greenlet = greenlet.greenlet(lambda: self._body(new), self._hub)
+        new.greenlet = greenlet.greenlet(lambda: self._body(new), self.hub)
         self.alive.append(new)
 
     def _body(self, me: Task) -> None:
@@ -192,7 +194,8 @@ class Scheduler:
         except OSError as error:  # a system call that failed: for the caller to see
             me.result = error
         except Exception as error:
-            self.failure = self.failure or error
+            if self.failure is None:
+                self.failure, self.failed = error, me
         finally:
             me.finished = True
             me.function = None
@@ -215,7 +218,7 @@ class Scheduler:
         if me.greenlet is None:  # a system call on the hub's stack
             self._run_until(until, me)
         else:
-            self._hub.switch()
+            self.hub.switch()
         me.until = None
 
     def _run_until(self, done: Callable[[], bool], sleeper: Task | None = None) -> None:
@@ -297,10 +300,10 @@ class Scheduler:
         self.steps += 1
         if self.steps > self.max_steps:
             self.failure = ScenarioError(f"no end after {self.max_steps} shared accesses")
-            self._hub.switch()
+            self.hub.switch()
         chosen = self._pick(me)
         if chosen is None:
-            self._hub.switch()  # which finds the failure and abandons us
+            self.hub.switch()  # which finds the failure and abandons us
         elif chosen is not me:
             resume(chosen)
 

@@ -1,0 +1,190 @@
+"""What is explored: a scenario, the machine it wants, and what must hold.
+
+Interface: `Target.of(scenario, …)`, and `target.execute(run)`, which boots, runs the
+scenario under an `Execution`, and asks the oracles.
+"""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from mmigrate.errors import KernelBug, ScenarioError, Violation
+from mmigrate.explore.execution import Ending, Execution, Over
+from mmigrate.explore.program import Tasks
+from mmigrate.linux.include.switches import BASE
+from mmigrate.machine.machine import Machine
+
+Condition = Callable[[Any], bool]
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+HERE: Final = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a scenario must have met in some execution, and what must hold after each."""
+
+    sometimes: dict[str, Condition] = field(default_factory=dict)
+    always: dict[str, Condition] = field(default_factory=dict)
+
+
+def sometimes(condition: Condition) -> Decorator:
+    """A decorator of a scenario: condition(machine) must be true at the end of at least one
+    execution, or the exploration shows nothing.  Its name and docstring say what it is."""
+    return _noted("sometimes", condition)
+
+
+def always(condition: Condition) -> Decorator:
+    """A decorator of a scenario: condition(machine) must be true at the end of each execution."""
+    return _noted("always", condition)
+
+
+def _noted(kind: str, condition: Condition) -> Decorator:
+    def note(scenario: Callable[..., Any]) -> Callable[..., Any]:
+        known: dict[str, Condition] = scenario.__dict__.setdefault(f"_{kind}", {})
+        known[condition.__name__] = condition
+        return scenario
+
+    return note
+
+
+@dataclass(frozen=True)
+class Target:
+    """@options: arguments of `Machine`.  @place: file and name, as in `mmigrate explore`."""
+
+    function: Callable[..., Any]
+    place: str
+    options: dict[str, Any]
+    conditions: Conditions
+    needs_machine: bool
+
+    @property
+    def name(self) -> str:
+        return self.place.rsplit(":", 1)[-1]
+
+    @classmethod
+    def of(
+        cls,
+        scenario: Any,
+        options: Mapping[str, Any],
+        *,
+        sometimes: Mapping[str, Condition] | None = None,
+        always: Mapping[str, Condition] | None = None,
+    ) -> Target:
+        """@scenario: a function of a machine or of `tasks`, or one from a scenario file."""
+        function = getattr(scenario, "function", scenario)
+        if not callable(function):
+            raise ScenarioError(f"{scenario!r} is no scenario: it cannot be called")
+        parameters = list(inspect.signature(function).parameters)
+        if parameters[:1] not in (["machine"], ["tasks"]):
+            name = getattr(function, "__name__", repr(function))
+            raise ScenarioError(f"the parameter of {name} must be called machine, or tasks")
+        known = getattr(function, "__dict__", {})
+        conditions = Conditions(
+            {**known.get("_sometimes", {}), **(sometimes or {})},
+            {**known.get("_always", {}), **(always or {})},
+        )
+        merged = {**getattr(scenario, "options", {}), **options}
+        if parameters[0] == "tasks" and merged:
+            raise ScenarioError(f"a program of tasks has no machine, so no {', '.join(merged)}")
+        return cls(function, place_of(function), merged, conditions, parameters[0] == "machine")
+
+    def boot(self) -> Any:
+        return Machine(**self.options) if self.needs_machine else Tasks()
+
+    def execute(self, run: Execution) -> Outcome:
+        """One run from boot to the oracles."""
+        machine = self.boot()
+        scheduler = machine.kernel.scheduler
+        run.attach(scheduler)
+        raised: Violation | None = None
+        try:
+            self.function(machine)
+            if scheduler.alive:
+                run.go()
+        except Over:
+            pass
+        except ScenarioError:
+            raise
+        except Exception as error:
+            raised = violation_of(self.name, error)
+        finally:
+            if scheduler.alive:
+                scheduler.abandon()
+        violations = [violation_of(name, error) for name, error in run.failures]
+        if run.deadlock is not None:
+            violations.append(run.deadlock)
+        elif run.ending is Ending.TOO_LONG:
+            violations.append(
+                Violation("livelock", self.name, f"no end after {run.max_steps} accesses")
+            )
+        elif raised is not None:
+            violations.append(raised)
+        elif run.ending is Ending.COMPLETE:
+            violations += machine.check()
+            violations += [
+                Violation("always", self.name, f"{name} does not hold")
+                for name, condition in self.conditions.always.items()
+                if not condition(machine)
+            ]
+        met = frozenset(
+            name for name, condition in self.conditions.sometimes.items() if condition(machine)
+        )
+        return Outcome(run.ending, tuple(violations), met, machine)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one execution came to.  @met: the `sometimes` that it met."""
+
+    ending: Ending
+    violations: tuple[Violation, ...]
+    met: frozenset[str]
+    machine: Any
+
+
+def violation_of(who: str, error: BaseException) -> Violation:
+    """What a task or a scenario ended with, as a finding."""
+    if isinstance(error, KernelBug):
+        return Violation("BUG", who, str(error))
+    inside = [f for f in traceback.extract_tb(error.__traceback__) if not _ours(f.filename)]
+    where = f" (line {inside[-1].lineno})" if inside else ""
+    if isinstance(error, AssertionError):
+        text = str(error) or (inside[-1].line if inside else "") or "assertion failed"
+        return Violation("assertion", who, f"{text}{where}")
+    return Violation("exception", who, f"{type(error).__name__}: {error}{where}")
+
+
+def _ours(filename: str) -> bool:
+    return HERE in Path(filename).parents
+
+
+def place_of(function: Callable[..., Any]) -> str:
+    """file.py:name, relative to the current directory where it is below it."""
+    name = getattr(function, "__qualname__", getattr(function, "__name__", "scenario"))
+    try:
+        file = Path(inspect.getfile(function))
+    except TypeError:
+        return str(name)
+    with suppress(ValueError):
+        file = file.relative_to(Path.cwd())
+    return f"{file}:{name}"
+
+
+def base_options(
+    kernel: str, without: Any, backports: Any, machine: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The arguments of `Machine`, without those that change nothing."""
+    options = dict(machine or {})
+    if kernel != BASE:
+        options["kernel"] = kernel
+    if without:
+        options["without"] = [without] if isinstance(without, str) else list(without)
+    if backports:
+        options["backports"] = [backports] if isinstance(backports, str) else list(backports)
+    return options
