@@ -25,7 +25,7 @@ from mmigrate.linux.include.page_flags import (
 from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.page_flags import lock_page, trylock_page, unlock_page
 from mmigrate.linux.kernel.page_ref import get_page, put_page
-from mmigrate.linux.mm import migrate, swap_state, vmscan
+from mmigrate.linux.mm import migrate, swap_state, swapfile, vmscan
 from tests.linux.mm.migration import ToNode, in_window, isolated, migrated, moved
 
 MODES = [MIGRATE_ASYNC, MIGRATE_SYNC_LIGHT, MIGRATE_SYNC]
@@ -301,6 +301,53 @@ def test_a_truncated_page_with_buffers_gives_them_up_first(machine, app):
         assert page.private == 0  # freed; the next attempt sees a count of ours and the test's
         put_page(page)
         assert moved(pagelist, MIGRATE_ASYNC) == 0
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+def test_a_page_that_is_truncated_before_it_is_locked(machine, app, pinned):
+    """Without private data it still moves, to a page that nobody wants; unless it is held."""
+    file = machine.shmem("shm", 4096)
+    view = app.mmap(pages=1, file=file, shared=True)
+    app.write(view.start, b"gone")
+    page = machine.page_of(app, view.start)
+    app.munmap(view)
+    get = ToNode(1)
+    with app.running():
+        pagelist = isolated(machine, page)
+        if pinned:
+            get_page(page)
+
+        def about_to_be_locked(obj, field, kind):
+            return obj is page and field == PG_locked
+
+        with in_window(about_to_be_locked, lambda: machine.truncate(file, 0)):
+            assert moved(pagelist, MIGRATE_SYNC, get) == (1 if pinned else 0)
+        if pinned:
+            assert list(pagelist) == [page]
+            migrate.putback_movable_pages(pagelist)
+            put_page(page)
+    assert len(get.given) == (10 if pinned else 1)
+    machine.drain_pagevecs()
+    assert page._count == 0
+    assert all(new._count == 0 for new in get.given)
+
+
+def test_a_page_stays_if_one_of_its_mappings_cannot_become_a_swap_entry(machine, app, monkeypatch):
+    """A page in the swap cache whose place cannot be counted once more is still mapped after
+    try_to_unmap: tried again, and no entry is left."""
+    machine.swapon(MiB(1))
+    heap, pages = anonymous(machine, app)
+    app.write(heap.start, b"kept")
+    with app.running():
+        machine.drain_pagevecs()
+        lock_page(pages[0])
+        assert swap_state.add_to_swap(pages[0])
+        unlock_page(pages[0])
+    monkeypatch.setattr(swapfile, "swap_duplicate", lambda entry: ENOMEM)
+    assert migrated(machine, app, *pages) == (1, pages)
+    assert machine.kernel.reasons[pages[0].pfn] is Reason.STILL_MAPPED
+    assert app.placement(heap) == {0: 1}
+    assert app.read(heap.start, 4) == b"kept"
 
 
 # --- counts ---
