@@ -5,8 +5,8 @@ Floors, bottom to top; imports go down only:
     0  errors units api, linux/include linux/lib    words and data
     1  linux/kernel                                  where a task can lose the CPU
     2  linux/mm linux/fs linux/drivers               the kernel itself
-    3  machine                                       a modelled computer and its processes
-    4  check snapshot                                oracles; real processes, rebuilt
+    3  machine lab                                   a modelled computer; a real kernel, booted
+    4  check snapshot real                           oracles; real processes; real kernels
     5  explore                                       all interleavings of a scenario
     7  cli                                           a module per command
 

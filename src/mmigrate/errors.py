@@ -41,6 +41,10 @@ class LabError(EnvironmentLacks):
     """A real kernel could not be booted or did not answer."""
 
 
+class Missing(EnvironmentLacks):
+    """A scenario needs something that this kernel, computer or user does not have."""
+
+
 class InternalError(MmigrateError):
     """A defect of mmigrate itself."""
 

@@ -1,0 +1,11 @@
+"""Real kernels behind the user-level API of the model: the kernel that runs here.
+
+`RealMachine` looks like `mmigrate.Machine`, so the same scenario functions run on both. What this
+kernel, computer or user cannot do is `Missing`, with the reason.
+"""
+
+from mmigrate.errors import Missing
+from mmigrate.real.machine import RealMachine, RealStarted
+from mmigrate.real.process import RealPin, RealProcess
+
+__all__ = ["Missing", "RealMachine", "RealPin", "RealProcess", "RealStarted"]
