@@ -237,10 +237,10 @@ def test_nothing_is_left_behind(name):
     )
     assert done.returncode == (-9 if name == "KILL" else -2)
     first, second, path = done.stdout.split()
-    end = [lambda: os.path.exists(os.path.dirname(path))]
-    end += [lambda pid=pid: os.path.exists(f"/proc/{pid}/maps") for pid in (first, second)]
     for _ in range(400):
-        if not any(still() for still in end):
+        left = [path for path in (os.path.dirname(path),) if os.path.exists(path)]
+        left += [pid for pid in (first, second) if os.path.exists(f"/proc/{pid}/maps")]
+        if not left:
             return
         signal.sigtimedwait([], 0.01)
-    pytest.fail("a process or a folder is left")
+    pytest.fail(f"{left} are left")

@@ -401,7 +401,7 @@ def _maps(pid: int) -> str:
 def _prepare(process: RealProcess) -> None:
     """Let a new process touch all of its own memory once, catch its signals, and close what it
     inherited."""
-    process.order(abi.SYS_CLOSE_RANGE, 1, 0xFFFF_FFFF, 0)
+    process.close_all_but({0})
     handler, restorer = puppet.signal_handler()
     flags = abi.SA_SIGINFO | abi.SA_RESTORER | abi.SA_NODEFER
     action = struct.pack("<QQQQ", handler, flags, restorer, 0)

@@ -134,10 +134,15 @@ class RealProcess:
         """One system call; its result, or OSError."""
         return checked(self.order(number, *arguments, payload=payload, back=back)[0])
 
-    def _call_with(self, number: int, arguments: Sequence[int | bytes | bytearray]) -> int:
+    def _call_with(
+        self,
+        number: int,
+        arguments: Sequence[int | bytes | bytearray],
+        channel: Channel | None = None,
+    ) -> int:
         """A system call some of whose arguments are memory: bytes that it reads, and bytearrays
         that it reads and writes.  Its result, which may be an error."""
-        channel = self._channel()
+        channel = channel or self._channel()
         blobs = [blob for blob in arguments if not isinstance(blob, int)]
         sizes = [(len(blob) + 7) & ~7 for blob in blobs]
         whole = b"".join(
@@ -196,6 +201,15 @@ class RealProcess:
             if file in self._open_files and not self.exited:
                 self._open_files.discard(file)
                 self.call(abi.SYS_CLOSE, file)
+
+    def close_all_but(self, kept: Collection[int]) -> None:
+        """Close what came from another process, by accident or by fork."""
+        first = 0
+        for file in [*sorted(kept), 0xFFFF_FFFF]:
+            if first < file:
+                last = file - 1
+                checked(self._tell(self._main, abi.SYS_CLOSE_RANGE, first, last, 0)[0])
+            first = file + 1
 
     # --- threads ---
 
@@ -382,8 +396,7 @@ class RealProcess:
         child._slots = set(self._slots)
         child._by_name = dict(self._by_name)
         child._open_files |= set(self._by_name.values())
-        for file in self._open_files - child._open_files:
-            child.call(abi.SYS_CLOSE, file)
+        child.close_all_but(child._open_files)
         child.set_name(child_name)
         if cpu is not None:
             child.on_cpu(cpu)
@@ -405,7 +418,8 @@ class RealProcess:
             channel.close()
 
     def set_name(self, name: str) -> None:
-        self._call_with(abi.SYS_PRCTL, (abi.PR_SET_NAME, os.fsencode(name)[:15] + b"\0"))
+        words = (abi.PR_SET_NAME, os.fsencode(name)[:15] + b"\0")
+        checked(self._call_with(abi.SYS_PRCTL, words, self._main))
 
     # --- loads and stores ---
 
