@@ -12,17 +12,19 @@ from mmigrate.linux.include.mm_types import AnonVma, Mm
 from mmigrate.linux.include.mmzone import Zone
 from mmigrate.linux.include.page_flags import (
     PG_dirty,
+    PG_head,
     PG_mlocked,
     PG_swapbacked,
     PG_swapcache,
     PG_writeback,
 )
-from mmigrate.linux.include.pgtable import is_migration_entry, swp_offset
+from mmigrate.linux.include.pgtable import HPAGE_PMD_NR, is_migration_entry, swp_offset
 from mmigrate.linux.include.vmstat import (
     MM_ANONPAGES,
     MM_FILEPAGES,
     MM_SWAPENTS,
     NR_ANON_PAGES,
+    NR_ANON_TRANSPARENT_HUGEPAGES,
     NR_FILE_DIRTY,
     NR_FILE_MAPPED,
     NR_FILE_PAGES,
@@ -40,6 +42,7 @@ RECOUNTED = (
     NR_FILE_DIRTY,
     NR_WRITEBACK,
     NR_MLOCK,
+    NR_ANON_TRANSPARENT_HUGEPAGES,
 )
 
 
@@ -49,9 +52,11 @@ def vmstat(view: View) -> Iterator[Violation]:
         if not page._count:
             continue
         zone, flags = page.zone, page.flags
+        size = HPAGE_PMD_NR if flags & PG_head else 1
         if page.pfn in view.mapped:
             anon = isinstance(page.mapping, AnonVma)
-            found[zone, NR_ANON_PAGES if anon else NR_FILE_MAPPED] += 1
+            found[zone, NR_ANON_PAGES if anon else NR_FILE_MAPPED] += size
+            found[zone, NR_ANON_TRANSPARENT_HUGEPAGES] += size > 1
         for mapping, _ in view.slots.get(page.pfn, ()):
             found[zone, NR_FILE_PAGES] += 1
             if flags & PG_swapbacked and not flags & PG_swapcache:
@@ -61,7 +66,7 @@ def vmstat(view: View) -> Iterator[Violation]:
         if flags & PG_writeback:
             found[zone, NR_WRITEBACK] += 1
         if flags & PG_mlocked:
-            found[zone, NR_MLOCK] += 1
+            found[zone, NR_MLOCK] += size
     for zone in zones(view):
         for item in RECOUNTED:
             if zone.vm_stat[item] != found[zone, item]:
@@ -76,9 +81,10 @@ def rss(view: View) -> Iterator[Violation]:
     found: Counter[tuple[Mm, int]] = Counter()
     page_of = view.kernel.page_of
     for pfn, places in view.mapped.items():
-        kind = MM_ANONPAGES if isinstance(page_of(pfn).mapping, AnonVma) else MM_FILEPAGES
+        page = page_of(pfn)
+        kind = MM_ANONPAGES if isinstance(page.mapping, AnonVma) else MM_FILEPAGES
         for mm, _, _ in places:
-            found[mm, kind] += 1
+            found[mm, kind] += HPAGE_PMD_NR if page.flags & PG_head else 1
     for mm, _, entry in view.entries:
         if is_migration_entry(entry):
             anon = isinstance(page_of(swp_offset(entry)).mapping, AnonVma)

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from mmigrate.check.view import View
 from mmigrate.errors import Violation
+from mmigrate.linux.include.mm_types import Page
 from mmigrate.linux.include.mmzone import Zone
-from mmigrate.linux.include.page_flags import PAGE_FLAGS_CHECK_AT_FREE, page_flag_names
+from mmigrate.linux.include.page_flags import PAGE_FLAGS_CHECK_AT_FREE, PG_tail, page_flag_names
 from mmigrate.linux.include.vmstat import NR_FREE_PAGES
 from mmigrate.linux.mm.page_alloc import free_blocks, pcp_pages
 
@@ -53,14 +54,20 @@ def frames(view: View) -> Iterator[Violation]:
             yield Violation("frames", repr(page), f"free {times} times, expected once")
         elif times and page._count:
             yield Violation("frames", repr(page), f"free, with _count {page._count}, expected 0")
-        elif not times and not page._count:
+        elif not times and not (page._count or _head_count(page)):
             yield Violation("frames", repr(page), "lost: neither free nor referenced")
+
+
+def _head_count(page: Page) -> int:
+    """References on the head of which a page is a tail."""
+    head = page.first_page
+    return head._count if page.flags & PG_tail and head is not None else 0
 
 
 def free_pages(view: View) -> Iterator[Violation]:
     """No stray flag, mapping or contents on a free page."""
     for page in view.pages():
-        if page._count == 0:
+        if page._count == 0 and not _head_count(page):
             stray = page.flags & PAGE_FLAGS_CHECK_AT_FREE
             if stray:
                 yield Violation("free pages", repr(page), f"flags {page_flag_names(stray)}")

@@ -10,10 +10,12 @@ from mmigrate.errors import Violation
 from mmigrate.linux.include.mm_types import Page
 from mmigrate.linux.include.page_flags import (
     PG_active,
+    PG_head,
     PG_lru,
     PG_swapbacked,
     PG_unevictable,
 )
+from mmigrate.linux.include.pgtable import HPAGE_PMD_NR
 from mmigrate.linux.include.vmstat import (
     LRU_UNEVICTABLE,
     NR_ISOLATED_ANON,
@@ -30,7 +32,7 @@ def lru(view: View) -> Iterator[Violation]:
         for number, head in enumerate(zone.lruvec.lists):
             count = 0
             for page in head:
-                count += 1
+                count += HPAGE_PMD_NR if page.flags & PG_head else 1
                 if page.pfn in on_list:
                     yield Violation("lru", repr(page), "on two lists, expected on one")
                     break

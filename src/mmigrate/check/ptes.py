@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import chain
 
 from mmigrate.check.view import View, present_entries
 from mmigrate.errors import Violation
@@ -26,7 +27,8 @@ def migration_entries(view: View) -> Iterator[Violation]:
 def protection(view: View) -> Iterator[Violation]:
     """Every pte is in an area, and none is writable beyond it."""
     for mm in view.kernel.mms:
-        for address, pte in present_entries(mm):
+        huge = ((address, pmd) for owner, address, pmd in view.huge if owner is mm)
+        for address, pte in chain(present_entries(mm), huge):
             vma = area_at(mm, address)
             if vma is None:
                 yield Violation("protection", f"{mm!r} at {address:#x}", "a pte outside any area")

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 from mmigrate.check.view import View
 from mmigrate.errors import Violation
+from mmigrate.linux.include.mm_types import Page
 from mmigrate.linux.include.page_flags import PAGE_FLAGS_PRIVATE
+from mmigrate.linux.mm.page_alloc import compound_order
 
 
 def references(view: View) -> Iterator[Violation]:
@@ -15,12 +17,14 @@ def references(view: View) -> Iterator[Violation]:
         if not page._count:
             continue  # the oracle "frames" has it
         pfn = page.pfn
+        if pfn == view.huge_zero_pfn:
+            continue  # the oracle "huge pages" has it
         named = {
             "ptes": len(view.mapped.get(pfn, ())),
             "cache": len(view.slots.get(pfn, ())),
             "private": 1 if page.flags & PAGE_FLAGS_PRIVATE else 0,
             "vectors": view.vectors[pfn],
-            "pins": view.pins[pfn],
+            "pins": sum(view.pins[part] for part in range(pfn, pfn + size_of(page))),
         }
         if page._count != sum(named.values()):
             words = ", ".join(f"{count} {name}" for name, count in named.items() if count)
@@ -29,6 +33,11 @@ def references(view: View) -> Iterator[Violation]:
                 repr(page),
                 f"_count {page._count}, named {sum(named.values())} ({words or 'nobody'})",
             )
+
+
+def size_of(page: Page) -> int:
+    """How many frames the page begins: its own, or those of a compound page."""
+    return 1 << compound_order(page)
 
 
 def mapcounts(view: View) -> Iterator[Violation]:

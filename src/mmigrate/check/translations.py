@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from mmigrate.check.view import View
 from mmigrate.errors import Violation
 from mmigrate.linux.include.pgtable import (
+    HPAGE_PMD_NR,
     PAGE_SHIFT,
+    huge_part,
     pte_dirty,
     pte_pfn,
     pte_present,
@@ -23,7 +25,12 @@ def translations(view: View) -> Iterator[Violation]:
         mm = cpu.active_mm
         if mm is None or mm not in view.kernel.mms:
             continue
-        for vpn, cached in cpu.tlb.items():
+        huge = [
+            ((first << 9) + part, huge_part(pmd, part << PAGE_SHIFT))
+            for first, pmd in cpu.huge_tlb.items()
+            for part in (0, HPAGE_PMD_NR - 1)
+        ]
+        for vpn, cached in (*cpu.tlb.items(), *huge):
             pte = peek_pte(mm, vpn << PAGE_SHIFT)
             where = f"{cpu!r}, {mm!r} at {vpn << PAGE_SHIFT:#x}"
             if not pte_present(pte) or pte_pfn(pte) != pte_pfn(cached):

@@ -8,20 +8,24 @@ from typing import Any
 
 from mmigrate.linux.include.mm_types import AddressSpace, Mm, Page, PageTable
 from mmigrate.linux.include.pgtable import (
+    PMD_SHIFT,
     is_migration_entry,
     is_swap_pte,
+    pmd_trans_huge,
     pte_pfn,
     pte_present,
     pte_to_swp_entry,
 )
-from mmigrate.linux.mm import swap_state
+from mmigrate.linux.mm import huge_memory, swap_state
 from mmigrate.machine.machine import Machine
 
 
 class View:
-    """@mapped: pfn to the (mm, address, pte) that map it; @entries: swap-like entries in
-    page tables, as (mm, address, entry); @slots: pfn to the (mapping, index) that cache it;
-    @vectors, @pins: how often a pfn is in a per-CPU vector, or pinned."""
+    """@mapped: pfn to the (mm, address, pte) that map it, for a huge page (mm, address, pmd) on
+    its head; @huge: the pmds of huge pages alone; @pmds: every table of pmds, as (mm, table,
+    first address); @entries: swap-like entries in page tables, as (mm, address, entry); @slots:
+    pfn to the (mapping, index) that cache it; @vectors, @pins: how often a pfn is in a per-CPU
+    vector, or pinned."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
@@ -31,6 +35,10 @@ class View:
         self.slots: dict[int, list[tuple[AddressSpace, int]]] = {}
         self.mappings = [inode.i_mapping for inode in self.kernel.inodes]
         self.mappings += swap_state.swapper_spaces(self.kernel)
+        self.huge: list[tuple[Mm, int, int]] = []
+        self.pmds: list[tuple[Mm, PageTable, int]] = []
+        huge_zero = huge_memory.state(self.kernel).huge_zero_page
+        self.huge_zero_pfn = -1 if huge_zero is None else huge_zero.pfn
         zero = self.kernel.zero_page.pfn
         for mm in self.kernel.mms:
             for address, pte in present_entries(mm):
@@ -39,6 +47,14 @@ class View:
                         self.mapped.setdefault(pte_pfn(pte), []).append((mm, address, pte))
                 elif is_swap_pte(pte):
                     self.entries.append((mm, address, pte_to_swp_entry(pte)))
+            for table, base in pmd_tables(mm):
+                self.pmds.append((mm, table, base))
+                for index, pmd in enumerate(table.entries):
+                    if pmd_trans_huge(pmd):
+                        found = (mm, base + (index << PMD_SHIFT), pmd)
+                        self.huge.append(found)
+                        if pte_pfn(pmd) != self.huge_zero_pfn:
+                            self.mapped.setdefault(pte_pfn(pmd), []).append(found)
         for mapping in self.mappings:
             for index, item in mapping.page_tree.slots.items():
                 if isinstance(item, Page):
@@ -78,3 +94,11 @@ def present_entries(mm: Mm) -> Iterator[tuple[int, int]]:
                 yield from walk(entry, level - 1, base + (index << shift))
 
     return walk(mm.pgd, 4, 0)
+
+
+def pmd_tables(mm: Mm) -> Iterator[tuple[PageTable, int]]:
+    """(table, first address) of every table of pmds, ascending."""
+    for upper, puds in enumerate(mm.pgd.entries):
+        for lower, table in enumerate(puds.entries if type(puds) is PageTable else ()):
+            if type(table) is PageTable:
+                yield table, (upper << 39) + (lower << 30)

@@ -10,7 +10,7 @@ from mmigrate.linux.include.mmzone import SECTION_SHIFT, SECTION_SIZE
 from mmigrate.linux.include.page_flags import PG_reserved, PG_uptodate
 from mmigrate.linux.include.sched import Cpu
 from mmigrate.linux.kernel import sched, straight
-from mmigrate.linux.mm import page_alloc, swap
+from mmigrate.linux.mm import huge_memory, page_alloc, swap
 
 LOCAL_DISTANCE = 10
 REMOTE_DISTANCE = 20
@@ -23,6 +23,7 @@ def boot(
     distances: Sequence[Sequence[int]] | None = None,
     movable: Sequence[int] | None = None,
     absent: frozenset[str] = frozenset(),
+    thp: str = "madvise",
 ) -> Kernel:
     """A kernel with the given memory.
 
@@ -30,6 +31,7 @@ def boot(
     @cpus: the node of each CPU; by default one CPU a node.
     @distances: as in /sys/devices/system/node/node*/distance; by default 10 and 20.
     @movable: bytes of each node that go to ZONE_MOVABLE.
+    @thp: /sys/kernel/mm/transparent_hugepage/enabled.
     @absent: commits that it does not have (linux/include/switches.py).
     """
     straight.prepare()
@@ -43,6 +45,7 @@ def boot(
         ]
     kernel.scheduler = sched.Scheduler(kernel)
     kernel.free_page = swap.free_page
+    kernel.transparent_hugepage = huge_memory.HugepageState(thp)
     page_alloc.init_memory(kernel, list(nodes), [list(row) for row in distances], movable=movable)
     swapper = kernel.scheduler.new_task("swapper", kernel.cpus[0], None)
     sched.run_as(swapper)

@@ -70,6 +70,8 @@ class Machine:
     @movable: bytes of each node in ZONE_MOVABLE.
     @kernel: "v3.19", or a later release: what users of it would notice, as far as the
     switches go.  @without, @backports: commits to take away or to add, by id.
+    @thp: which areas get transparent huge pages: "always", "madvise" (those for which
+    `process.madvise(where, MADV_HUGEPAGE)` asked) or "never".
     Raises ScenarioError: no node has memory, or a number makes no sense.
     """
 
@@ -83,10 +85,15 @@ class Machine:
         kernel: str = BASE,
         without: Iterable[str] = (),
         backports: Iterable[str] = (),
+        thp: str = "madvise",
     ) -> None:
         _check_shape(nodes, cpus, distances)
+        if thp not in ("always", "madvise", "never"):
+            raise ScenarioError(f'thp="{thp}"; use "always", "madvise" or "never"')
         absent = absent_commits(kernel, without=without, backports=backports)
-        self.kernel = boot(nodes, cpus=cpus, distances=distances, movable=movable, absent=absent)
+        self.kernel = boot(
+            nodes, cpus=cpus, distances=distances, movable=movable, absent=absent, thp=thp
+        )
         self.processes: list[Process] = []
         self.pins: list[Pin] = []
         self.files: dict[str, Inode] = {}

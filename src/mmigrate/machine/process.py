@@ -48,7 +48,15 @@ from mmigrate.linux.include.mm import (
     VM_SHARED,
 )
 from mmigrate.linux.include.mm_types import File, Inode, Mm, Page, PageTable, Vma
-from mmigrate.linux.include.pgtable import PAGE_SHIFT, PAGE_SIZE, TASK_SIZE, pte_pfn, pte_present
+from mmigrate.linux.include.pgtable import (
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    TASK_SIZE,
+    huge_part,
+    pmd_trans_huge,
+    pte_pfn,
+    pte_present,
+)
 from mmigrate.linux.include.sched import Task
 from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.bug import BUG
@@ -59,6 +67,7 @@ from mmigrate.linux.mm import (
     fork,
     fremap,
     gup,
+    huge_memory,
     madvise,
     memory,
     mempolicy,
@@ -560,9 +569,12 @@ class Process:
         """How many pages of the range are mapped on each node."""
         start, size = _range(where, length)
         counts: Counter[int] = Counter()
+        huge_zero = huge_memory.state(self.mm.kernel).huge_zero_page
         for address in range(start, start + size, PAGE_SIZE):
             page = self.page_at(address)
-            if page is not None and page is not self.mm.kernel.zero_page:
+            if page is None or page is self.mm.kernel.zero_page:
+                continue
+            if huge_zero is None or huge_zero not in (page, page.first_page):
                 counts[page.zone.nid] += 1
         return dict(sorted(counts.items()))
 
@@ -604,12 +616,13 @@ def checked(result: int) -> int:
 
 
 def peek_pte(mm: Mm, address: int) -> int:
-    """The pte at an address, or 0; for observers, which announce nothing."""
+    """The pte at an address, or 0; for a huge page the pte that its base page would have.  For
+    observers: it announces nothing."""
     table: Any = mm.pgd
     for shift in (39, 30, 21):
         table = table.entries[(address >> shift) & 511]
         if type(table) is not PageTable:
-            return 0
+            return huge_part(table, address) if pmd_trans_huge(table) else 0
     pte: int = table.entries[(address >> 12) & 511]
     return pte
 

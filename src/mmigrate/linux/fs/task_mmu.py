@@ -30,13 +30,16 @@ from mmigrate.linux.include.mm import (
 )
 from mmigrate.linux.include.mm_types import Mm, Page, PageTable, Vma
 from mmigrate.linux.include.pgtable import (
+    HPAGE_PMD_NR,
     PAGE_SHIFT,
     PAGE_SIZE,
     PMD_MASK,
     PMD_SIZE,
+    huge_part,
     is_migration_entry,
     is_swap_pte,
     non_swap_entry,
+    pmd_trans_huge,
     pte_clear_soft_dirty,
     pte_dirty,
     pte_pfn,
@@ -66,14 +69,16 @@ from mmigrate.linux.kernel.page_flags import (
 from mmigrate.linux.kernel.page_ref import page_mapcount
 from mmigrate.linux.kernel.pgtable import (
     find_leaf,
+    find_pmds,
+    pmd_get,
     ptep_get,
     ptep_test_and_clear_young,
     set_pte_at,
 )
 from mmigrate.linux.kernel.rwsem import down_read
-from mmigrate.linux.kernel.spinlock import spin_lock
+from mmigrate.linux.kernel.spinlock import spin_lock, spin_unlock
 from mmigrate.linux.kernel.tlb import flush_tlb_mm
-from mmigrate.linux.mm import memory, mempolicy, migrate
+from mmigrate.linux.mm import huge_memory, huge_split, memory, mempolicy, migrate
 from mmigrate.linux.mm.vma import vma_set_page_prot
 
 # The order and letters of smaps' VmFlags.
@@ -104,18 +109,36 @@ PM_SWAP: Final = 1 << 62
 PM_PRESENT: Final = 1 << 63
 
 
-def _area_pages(vma: Vma) -> Iterator[tuple[int, int]]:
-    """(address, pte) of every pte that is not none, under the pte lock of its table."""
+def _area_pages(vma: Vma) -> Iterator[tuple[int, int, int]]:
+    """(address, pte, 1) of every pte that is not none, and (address, pmd, HPAGE_PMD_NR) of every
+    huge page, under the lock of its table."""
     addr = vma.vm_start
     while addr < vma.vm_end:
         stop = min(vma.vm_end, (addr & PMD_MASK) + PMD_SIZE)
+        pmd = _huge_pmd(vma, addr)
+        if pmd is not None:
+            yield addr, pmd, HPAGE_PMD_NR
+            addr = stop
+            continue
         pt = find_leaf(vma.vm_mm, addr)
         if pt is not None:
             ptl = pt.ptl
             with spin_lock(ptl):
                 found = [(a, ptep_get(pt, a)) for a in range(addr, stop, PAGE_SIZE)]
-            yield from ((a, pte) for a, pte in found if pte)
+            yield from ((a, pte, 1) for a, pte in found if pte)
         addr = stop
+
+
+def _huge_pmd(vma: Vma, addr: int) -> int | None:
+    """The huge pmd at @addr, if there is one and it is not being split."""
+    pmds = find_pmds(vma.vm_mm, addr)
+    if pmds is None or not pmd_trans_huge(pmd_get(pmds, addr)):
+        return None
+    if huge_memory.pmd_trans_huge_lock(pmds, vma, addr) != 1:
+        return None
+    pmd: int = pmd_get(pmds, addr)
+    spin_unlock(pmds.ptl)
+    return pmd
 
 
 # --- maps and smaps ---
@@ -153,6 +176,7 @@ class AreaSizes:
     private_dirty: int = 0
     referenced: int = 0
     anonymous: int = 0
+    anonymous_thp: int = 0
     swap: int = 0
 
 
@@ -160,9 +184,14 @@ def area_sizes(vma: Vma) -> AreaSizes:
     """Recount one area  (fs/proc/task_mmu.c: smaps_pte_range).  A page under migration
     counts as resident."""
     sizes = AreaSizes()
-    for addr, pte in _area_pages(vma):
+    for addr, pte, count in _area_pages(vma):
         page: Page | None
-        if pte_present(pte):
+        if count > 1:
+            page = huge_memory.pmd_page(vma.vm_mm.kernel, pte)
+            if huge_memory.is_huge_zero_page(page):
+                continue
+            sizes.anonymous_thp += count
+        elif pte_present(pte):
             page = memory.vm_normal_page(vma, addr, pte)
         elif is_swap_pte(pte):
             entry = pte_to_swp_entry(pte)
@@ -176,23 +205,23 @@ def area_sizes(vma: Vma) -> AreaSizes:
             continue
         if page is None:
             continue
-        sizes.resident += 1
-        sizes.anonymous += int(PageAnon(page))
-        sizes.referenced += int(pte_young(pte) or PageReferenced(page))
+        sizes.resident += count
+        sizes.anonymous += count * PageAnon(page)
+        sizes.referenced += count * (pte_young(pte) or PageReferenced(page))
         dirty = (pte_dirty(pte) and pte_present(pte)) or PageDirty(page)
         mapcount = page_mapcount(page)
         if mapcount >= 2:
-            sizes.pss += 1 / mapcount
+            sizes.pss += count / mapcount
             if dirty:
-                sizes.shared_dirty += 1
+                sizes.shared_dirty += count
             else:
-                sizes.shared_clean += 1
+                sizes.shared_clean += count
         else:
-            sizes.pss += 1
+            sizes.pss += count
             if dirty:
-                sizes.private_dirty += 1
+                sizes.private_dirty += count
             else:
-                sizes.private_clean += 1
+                sizes.private_clean += count
     return sizes
 
 
@@ -215,7 +244,7 @@ def smaps_text(mm: Mm) -> str:
                 ("Private_Dirty", sizes.private_dirty),
                 ("Referenced", sizes.referenced),
                 ("Anonymous", sizes.anonymous),
-                ("AnonHugePages", 0),
+                ("AnonHugePages", sizes.anonymous_thp),
                 ("Swap", sizes.swap),
             ):
                 lines.append(f"{name + ':':<16}{int(count * 4):8d} kB")
@@ -280,20 +309,20 @@ def _numa_area(vma: Vma, task: Task) -> NumaArea:
         policy = vma.vm_ops.get_policy(vma, vma.vm_start)
     text = mempolicy.mpol_to_str(task.mempolicy if policy is None else policy)
     area = NumaArea(vma.vm_start, text, "" if vma.vm_file is None else vma.vm_file.f_inode.name)
-    for addr, pte in _area_pages(vma):
+    for addr, pte, count in _area_pages(vma):
         if not pte_present(pte):
             continue
         page = memory.vm_normal_page(vma, addr, pte)
         if page is None or PageReserved(page):
             continue
-        area.pages += 1
-        area.dirty += int(pte_dirty(pte) or PageDirty(page))
-        area.swapcache += int(PageSwapCache(page))
-        area.active += int(PageActive(page) or PageUnevictable(page))
-        area.writeback += int(PageWriteback(page))
-        area.anon += int(PageAnon(page))
+        area.pages += count
+        area.dirty += count * (pte_dirty(pte) or PageDirty(page))
+        area.swapcache += count * PageSwapCache(page)
+        area.active += count * (PageActive(page) or PageUnevictable(page))
+        area.writeback += count * PageWriteback(page)
+        area.anon += count * PageAnon(page)
         area.mapcount_max = max(area.mapcount_max, page_mapcount(page))
-        area.nodes[page.zone.nid] += 1
+        area.nodes[page.zone.nid] += count
     return area
 
 
@@ -312,9 +341,22 @@ def pagemap(mm: Mm, start: int, end: int) -> list[int]:
     words = []
     with down_read(mm.mmap_sem):
         for addr in range(start, end, PAGE_SIZE):
-            pt = find_leaf(mm, addr)
-            words.append(0 if pt is None else _pagemap_word(mm, ptep_get(pt, addr)))
+            pmds = find_pmds(mm, addr)
+            pmd = None if pmds is None else pmd_get(pmds, addr)
+            if type(pmd) is PageTable:
+                words.append(_pagemap_word(mm, ptep_get(pmd, addr)))
+            else:
+                words.append(_pagemap_huge_word(pmd, addr))
     return words
+
+
+def _pagemap_huge_word(pmd: int | None, addr: int) -> int:
+    """fs/proc/task_mmu.c: thp_pmd_to_pagemap_entry."""
+    if pmd is None:
+        return 0
+    return (
+        PM_PRESENT | pte_pfn(huge_part(pmd, addr)) | (PM_SOFT_DIRTY if pte_soft_dirty(pmd) else 0)
+    )
 
 
 def _pagemap_word(mm: Mm, pte: int) -> int:
@@ -373,6 +415,9 @@ def _clear_area(vma: Vma, kind: int) -> None:
     addr = vma.vm_start
     while addr < vma.vm_end:
         stop = min(vma.vm_end, (addr & PMD_MASK) + PMD_SIZE)
+        pmds = find_pmds(mm, addr)
+        if pmds is not None:
+            huge_split.split_huge_page_pmd(vma, addr, pmds)
         pt = find_leaf(mm, addr)
         if pt is not None:
             ptl = pt.ptl

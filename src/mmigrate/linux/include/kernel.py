@@ -42,6 +42,7 @@ class Kernel:
         "table_numbers",
         "task_numbers",
         "tasks",
+        "transparent_hugepage",
         "vm_events",
         "warnings",
         "zero_page",
@@ -67,6 +68,7 @@ class Kernel:
         self.cpusets: Any = None  # linux/kernel/cpuset.py
         self.devices: dict[str, Any] = {}
         self.swap: Any = None  # linux/mm/swapfile.py
+        self.transparent_hugepage: Any = None  # linux/mm/huge_memory.py
         # counters that give stable names
         self.task_numbers = 0
         self.anon_vma_numbers = 0

@@ -407,7 +407,7 @@ class PageTable:
     Differs: page tables take no page frames.
     """
 
-    __slots__ = ("entries", "level", "number", "ptl")
+    __slots__ = ("entries", "level", "number", "pmd_huge_pte", "ptl")
 
     def __init__(self, level: int, number: int, ptl: SpinLock) -> None:
         self.level = level  # 1: holds ptes, 2: pmds, 3: puds, 4: pgds
@@ -415,6 +415,8 @@ class PageTable:
         self.ptl = ptl
         # ptl
         self.entries: list[Any] = [0 if level == 1 else None] * PTRS_PER_PTE
+        # level 2: tables of ptes kept for the day when a huge page is split, newest last
+        self.pmd_huge_pte: list[PageTable] = []
 
     def __repr__(self) -> str:
         return f"table {self.number}"

@@ -166,6 +166,54 @@ def pte_to_pgoff(pte: int) -> int:
     return (pte & PTE_PFN_MASK) >> PAGE_SHIFT
 
 
+# --- huge pmds: integers with the same bits as ptes, and PSE; an empty slot is None, one with a
+# table of ptes a PageTable  (arch/x86/include/asm/pgtable.h, include/asm-generic/pgtable.h) ---
+
+_PRESENT_PMD: Final = _PRESENT_ANY | _PAGE_PSE
+HPAGE_PMD_SIZE: Final = PMD_SIZE
+HPAGE_PMD_MASK: Final = PMD_MASK
+
+
+def pmd_present(pmd: object) -> bool:
+    """Neither none nor a migration entry; PSE alone counts, so a pmd that is being split stays
+    present."""
+    return pmd is not None and (type(pmd) is not int or pmd & _PRESENT_PMD != 0)
+
+
+def pmd_trans_huge(pmd: object) -> bool:
+    return type(pmd) is int and pmd & _PAGE_PSE != 0
+
+
+def pmd_trans_splitting(pmd: object) -> bool:
+    return type(pmd) is int and pmd & _PAGE_SPLITTING != 0
+
+
+def pmd_numa(pmd: object) -> bool:
+    return type(pmd) is int and pmd & _PRESENT_ANY == _PAGE_NUMA
+
+
+def pmd_mksplitting(pmd: int) -> int:
+    return pmd | _PAGE_SPLITTING
+
+
+def pmd_mknotpresent(pmd: int) -> int:
+    return pmd & ~(_PAGE_PRESENT | _PAGE_PROTNONE)
+
+
+def pmd_mkhuge(pmd: int) -> int:
+    return pmd | _PAGE_PSE
+
+
+def pmd_modify(pmd: int, newprot: int) -> int:
+    kept = _PAGE_CHG_MASK | _PAGE_PSE
+    return (pmd & kept) | (newprot & ~kept)
+
+
+def huge_part(pmd: int, addr: int) -> int:
+    """What a pte for @addr would be if the huge page were mapped by ptes."""
+    return (pmd & ~(_PAGE_PSE | _PAGE_SPLITTING)) + (addr & (PMD_SIZE - PAGE_SIZE))
+
+
 # --- swap-like entries: an integer of type << 57 | offset  (include/linux/swapops.h) ---
 
 SWP_TYPE_SHIFT: Final = 57

@@ -27,6 +27,7 @@ class Cpu:
 
     __slots__ = (
         "active_mm",
+        "huge_tlb",
         "irqs_off",
         "kernel",
         "node",
@@ -44,6 +45,7 @@ class Cpu:
         self.active_mm: Mm | None = None
         self.irqs_off = 0
         self.tlb: dict[int, int] = {}  # virtual page number of active_mm to pte
+        self.huge_tlb: dict[int, int] = {}  # the same by 2 MiB, to pmd
         # per-CPU page vectors by name: "lru_add", "lru_rotate", "lru_deactivate", "activate"
         self.pagevecs: dict[str, list[Page]] = {}
 

@@ -74,3 +74,13 @@ def atomic_xchg(obj: Any, field: str, value: Any) -> Any:
     previous = getattr(obj, field)
     setattr(obj, field, value)
     return previous
+
+
+def atomic_cmpxchg(obj: Any, field: str, old: Any, new: Any) -> Any:
+    """Store @new if @old is there; what was there."""
+    if sched.hook is not None:
+        sched.hook.announce(obj, field, WRITE)
+    previous = getattr(obj, field)
+    if previous is old or previous == old:
+        setattr(obj, field, new)
+    return previous

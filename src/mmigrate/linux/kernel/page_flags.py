@@ -33,7 +33,7 @@ from mmigrate.linux.include.page_flags import (
     PG_uptodate,
     PG_writeback,
 )
-from mmigrate.linux.include.pgtable import swp_type
+from mmigrate.linux.include.pgtable import HPAGE_PMD_NR, swp_type
 from mmigrate.linux.include.vmstat import (
     LRU_ACTIVE_ANON,
     LRU_INACTIVE_ANON,
@@ -126,6 +126,30 @@ TestClearPageReferenced = test_and_clear_flag(PG_referenced)
 TestClearPageReclaim = test_and_clear_flag(PG_reclaim)
 TestClearPageWriteback = test_and_clear_flag(PG_writeback)
 TestClearPageLRU = test_and_clear_flag(PG_lru)
+
+
+def PageTransHuge(page: Page) -> bool:
+    """Whether the page is the head of a huge page; must not be asked of a tail
+    (include/linux/page-flags.h: PageTransHuge)."""
+    if sched.hook is not None:
+        sched.hook.announce(page, PG_head, READ)
+    if page.flags & PG_tail:
+        BUG("PageTransHuge of a tail", page)
+    return page.flags & PG_head != 0
+
+
+def PageCompound(page: Page) -> bool:
+    if sched.hook is not None:
+        sched.hook.announce(page, PG_head, READ)
+    return page.flags & (PG_head | PG_tail) != 0
+
+
+def hpage_nr_pages(page: Page) -> int:
+    """How many pages a page that is on the LRU or in statistics stands for
+    (include/linux/huge_mm.h: hpage_nr_pages)."""
+    if sched.hook is not None:
+        sched.hook.announce(page, PG_head, READ)
+    return HPAGE_PMD_NR if page.flags & PG_head else 1
 
 
 def page_has_private(page: Page) -> int:

@@ -1,20 +1,28 @@
-"""The reference and mapping counts of a page  (include/linux/mm.h, pagemap.h).
+"""The reference and mapping counts of a page  (include/linux/mm.h, pagemap.h, mm/swap.c).
 
 Dropping the last reference frees the page: `put_page` calls what `linux/mm/swap.py` put
 into the kernel object for that.
+
+A tail of a compound page has a `_count` of 0, always. A pin on a tail of a transparent huge page
+is kept in the tail's `_mapcount`, which maps nothing, and once more in the head's `_count`; the
+bit lock `PG_compound_lock` of the head keeps the two together while the page may be split.
 """
 
 from __future__ import annotations
 
 from mmigrate.linux.include.mm_types import Page
+from mmigrate.linux.include.page_flags import PG_compound_lock, PG_slab, PG_tail
 from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.bug import BUG
 from mmigrate.linux.kernel.sched import READ, WRITE
 
 
 def page_count(page: Page) -> int:
+    """References on a page; for a tail those on its head."""
     if sched.hook is not None:
         sched.hook.announce(page, "_count", READ)
+    if not page._count and page.flags & PG_tail:
+        return page_count(compound_head(page))
     return page._count
 
 
@@ -22,6 +30,9 @@ def get_page(page: Page) -> None:
     if sched.hook is not None:
         sched.hook.announce(page, "_count", WRITE)
     if page._count <= 0:
+        if page.flags & PG_tail:
+            _get_page_of_tail(page)
+            return
         BUG(f"get_page with _count {page._count}", page)
     page._count += 1
 
@@ -54,6 +65,9 @@ def put_page(page: Page) -> None:
     if sched.hook is not None:
         sched.hook.announce(page, "_count", WRITE)
     if page._count <= 0:
+        if page.flags & PG_tail:
+            _put_page_of_tail(page)
+            return
         BUG(f"put_page with _count {page._count}", page)
     page._count -= 1
     if page._count == 0:
@@ -76,6 +90,147 @@ def page_unfreeze_refs(page: Page, count: int) -> None:
     if page._count != 0 or count == 0:
         BUG(f"page_unfreeze_refs to {count} with _count {page._count}", page)
     page._count = count
+
+
+def page_ref_add(page: Page, number: int) -> None:
+    """atomic_add to the count of a page that nobody can get at otherwise."""
+    if sched.hook is not None:
+        sched.hook.announce(page, "_count", WRITE)
+    page._count += number
+
+
+def page_ref_sub(page: Page, number: int) -> None:
+    """atomic_sub from the count of a page; other references are known to be left."""
+    page_ref_add(page, -number)
+
+
+# --- compound pages ---
+
+
+def compound_head(page: Page) -> Page:
+    """The head of the compound page, or the page itself."""
+    if sched.hook is not None:
+        sched.hook.announce(page, PG_tail, READ)
+    head = page.first_page
+    return head if page.flags & PG_tail and head is not None else page
+
+
+def compound_tail_refcounted(head: Page) -> bool:
+    """Whether pins on tails are kept apart: transparent huge pages, which may be split
+    (include/linux/mm.h: __compound_tail_refcounted)."""
+    return not head.flags & PG_slab
+
+
+def compound_lock(head: Page) -> None:
+    """A bit spinlock; interrupts are off meanwhile  (include/linux/mm.h: compound_lock)."""
+    sched.preempt_disable()
+    if sched.hook is not None or head.flags & PG_compound_lock:
+        sched.block(
+            head,
+            PG_compound_lock,
+            WRITE,
+            lambda: not head.flags & PG_compound_lock,
+            f"the compound lock of {head!r}",
+        )
+    head.flags |= PG_compound_lock
+
+
+def compound_unlock(head: Page) -> None:
+    if sched.hook is not None:
+        sched.hook.announce(head, PG_compound_lock, WRITE)
+    head.flags &= ~PG_compound_lock
+    sched.preempt_enable()
+
+
+def _is_tail(page: Page) -> bool:
+    if sched.hook is not None:
+        sched.hook.announce(page, PG_tail, READ)
+    return page.flags & PG_tail != 0
+
+
+def get_page_foll(page: Page) -> None:
+    """A reference while the lock of the page table that maps the page is held, so that it cannot
+    be split  (mm/internal.h: get_page_foll)."""
+    if _is_tail(page):
+        _get_page_tail_foll(page, True)
+    else:
+        get_page(page)
+
+
+def _get_page_tail_foll(page: Page, get_page_head: bool) -> None:
+    """mm/internal.h: __get_page_tail_foll."""
+    head = compound_head(page)
+    if head._count <= 0:
+        BUG(f"a tail was pinned with _count {head._count} of its head", page)
+    if get_page_head:
+        get_page(head)
+    if compound_tail_refcounted(head):
+        inc_mapcount(page)
+
+
+def _get_page_of_tail(page: Page) -> None:
+    """get_page() of what looked like a tail."""
+    if __get_page_tail(page):
+        return
+    if sched.hook is not None:
+        sched.hook.announce(page, "_count", WRITE)
+    if page._count <= 0:
+        BUG(f"get_page with _count {page._count}", page)
+    page._count += 1
+
+
+def __get_page_tail(page: Page) -> bool:
+    """A reference on a tail; False if the page has been split meanwhile
+    (mm/swap.c: __get_page_tail)."""
+    head = compound_head(page)
+    if not compound_tail_refcounted(head):
+        if not _is_tail(page):
+            return False
+        _get_page_tail_foll(page, True)
+        return True
+    if head is page or not get_page_unless_zero(head):
+        return False
+    compound_lock(head)  # it cannot be split now
+    got = _is_tail(page)
+    if got:
+        _get_page_tail_foll(page, False)
+    compound_unlock(head)
+    if not got:
+        put_page(head)
+    return got
+
+
+def _put_page_of_tail(page: Page) -> None:
+    """put_page() of what looked like a tail  (mm/swap.c: put_compound_page)."""
+    head = compound_head(page)
+    if not compound_tail_refcounted(head):
+        put_page(head if _is_tail(page) else page)
+    elif head is page or not get_page_unless_zero(head):
+        if _is_tail(page):
+            BUG("put_page of a tail whose head is free", page)
+        put_page(page)  # split, and the former head is gone
+    else:
+        _put_refcounted_tail(head, page)
+
+
+def _put_refcounted_tail(head: Page, page: Page) -> None:
+    """mm/swap.c: put_refcounted_compound_page."""
+    compound_lock(head)
+    if not _is_tail(page):  # split meanwhile
+        compound_unlock(head)
+        put_page(head)
+        put_page(page)
+        return
+    if put_page_testzero(head):
+        BUG("the pin of a tail was not counted in its head", page)
+    if page_mapcount(page) <= 0:
+        BUG("put_page of a tail that nobody has pinned", page)
+    dec_mapcount(page)
+    compound_unlock(head)
+    put_page(head)
+
+
+# --- mappings ---
 
 
 def page_mapcount(page: Page) -> int:

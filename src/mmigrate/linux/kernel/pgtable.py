@@ -1,10 +1,13 @@
 """Loads and stores of live page tables  (asm/pgtable.h, asm-generic/pgtable.h).
 
 A `pte_t *` is the leaf table and the address: (pt, addr). The caller holds `pt.ptl` where
-C holds it; `ptep_get` alone is the lockless read.
+C holds it; `ptep_get` alone is the lockless read. A `pmd_t *` is the table of pmds and the
+address, and `pmd_get` the lockless read; the table's `ptl` is the pmd lock.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from mmigrate.linux.include.mm_types import Mm, PageTable, Vma
 from mmigrate.linux.include.pgtable import (
@@ -13,10 +16,17 @@ from mmigrate.linux.include.pgtable import (
     _PAGE_PRESENT,
     _PAGE_PROTNONE,
     _PAGE_RW,
+    PMD_MASK,
+    PMD_SIZE,
+    pmd_mknotpresent,
+    pmd_mksplitting,
+    pte_mknuma,
+    pte_wrprotect,
 )
 from mmigrate.linux.kernel import sched
+from mmigrate.linux.kernel.bug import BUG
 from mmigrate.linux.kernel.sched import READ, WRITE
-from mmigrate.linux.kernel.tlb import flush_tlb_page
+from mmigrate.linux.kernel.tlb import flush_tlb_page, flush_tlb_range
 
 
 def ptep_get(pt: PageTable, addr: int) -> int:
@@ -115,14 +125,123 @@ def ptep_set_access_flags(vma: Vma, addr: int, pt: PageTable, entry: int, dirty:
     return changed
 
 
-def pmd_populate(table: PageTable, index: int, lower: PageTable) -> None:
-    """Hang a table below another; the page_table_lock is held."""
-    if sched.hook is not None:
-        sched.hook.announce(table, index, WRITE)
-    table.entries[index] = lower
+# --- pmds ---
 
 
-def pmd_clear(table: PageTable, index: int) -> None:
+def find_pmds(mm: Mm, addr: int) -> PageTable | None:
+    """The table of pmds that covers @addr, or None.  It stays for as long as the mm lives."""
+    table = mm.pgd.entries[(addr >> 39) & 511]
+    if table is None:
+        return None
+    found: PageTable | None = table.entries[(addr >> 30) & 511]
+    return found
+
+
+def pmd_get(pmds: PageTable, addr: int) -> Any:
+    """None, a table of ptes, or the integer of a huge page."""
+    index = (addr >> 21) & 511
     if sched.hook is not None:
-        sched.hook.announce(table, index, WRITE)
-    table.entries[index] = None
+        sched.hook.announce(pmds, index, READ)
+    return pmds.entries[index]
+
+
+def set_pmd_at(mm: Mm, addr: int, pmds: PageTable, pmd: int) -> None:
+    """A plain store."""
+    index = (addr >> 21) & 511
+    if sched.hook is not None:
+        sched.hook.announce(pmds, index, WRITE)
+    pmds.entries[index] = pmd
+
+
+def pmdp_get_and_clear(mm: Mm, addr: int, pmds: PageTable) -> int:
+    """An atomic exchange with 0."""
+    index = (addr >> 21) & 511
+    if sched.hook is not None:
+        sched.hook.announce(pmds, index, WRITE)
+    pmd: int = pmds.entries[index]
+    pmds.entries[index] = None
+    return pmd
+
+
+def pmdp_clear_flush(vma: Vma, addr: int, pmds: PageTable) -> int:
+    """Clear a huge pmd and flush the whole of its range; what it was
+    (mm/pgtable-generic.c: pmdp_clear_flush)."""
+    pmd = pmdp_get_and_clear(vma.vm_mm, addr, pmds)
+    flush_tlb_range(vma, addr, addr + PMD_SIZE)
+    return pmd
+
+
+def pmdp_set_access_flags(vma: Vma, addr: int, pmds: PageTable, entry: int, dirty: bool) -> bool:
+    """As ptep_set_access_flags  (arch/x86/mm/pgtable.c: pmdp_set_access_flags)."""
+    index = (addr >> 21) & 511
+    if sched.hook is not None:
+        sched.hook.announce(pmds, index, WRITE)
+    changed: bool = pmds.entries[index] != entry
+    if changed and dirty:
+        pmds.entries[index] = entry
+    return changed
+
+
+def pmdp_test_and_clear_young(vma: Vma, addr: int, pmds: PageTable) -> bool:
+    index = (addr >> 21) & 511
+    if sched.hook is not None:
+        sched.hook.announce(pmds, index, WRITE)
+    pmd: int = pmds.entries[index]
+    pmds.entries[index] = pmd & ~_PAGE_ACCESSED
+    return pmd & _PAGE_ACCESSED != 0
+
+
+def pmdp_set_wrprotect(mm: Mm, addr: int, pmds: PageTable) -> None:
+    index = (addr >> 21) & 511
+    if sched.hook is not None:
+        sched.hook.announce(pmds, index, WRITE)
+    pmds.entries[index] = pte_wrprotect(pmds.entries[index])
+
+
+def pmdp_set_numa(mm: Mm, addr: int, pmds: PageTable) -> None:
+    """A plain read, change and store  (include/asm-generic/pgtable.h: pmdp_set_numa)."""
+    set_pmd_at(mm, addr, pmds, pte_mknuma(pmd_get(pmds, addr)))
+
+
+def pmdp_splitting_flush(vma: Vma, addr: int, pmds: PageTable) -> None:
+    """Mark a huge pmd as being split; the flush is there to wait for the fast walks of
+    get_user_pages  (arch/x86/mm/pgtable.c: pmdp_splitting_flush)."""
+    addr &= PMD_MASK
+    index = (addr >> 21) & 511
+    if sched.hook is not None:
+        sched.hook.announce(pmds, index, WRITE)
+    pmds.entries[index] = pmd_mksplitting(pmds.entries[index])
+    flush_tlb_range(vma, addr, addr + PMD_SIZE)
+
+
+def pmdp_invalidate(vma: Vma, addr: int, pmds: PageTable) -> None:
+    """Not present for the hardware, still huge for the software
+    (mm/pgtable-generic.c: pmdp_invalidate)."""
+    set_pmd_at(vma.vm_mm, addr, pmds, pmd_mknotpresent(pmd_get(pmds, addr)))
+    flush_tlb_range(vma, addr, addr + PMD_SIZE)
+
+
+def pmd_populate(pmds: PageTable, addr: int, lower: PageTable) -> None:
+    """Hang a table of ptes below a pmd; the pmd lock is held."""
+    index = (addr >> 21) & 511
+    if sched.hook is not None:
+        sched.hook.announce(pmds, index, WRITE)
+    pmds.entries[index] = lower
+
+
+def pmd_clear(pmds: PageTable, addr: int) -> None:
+    index = (addr >> 21) & 511
+    if sched.hook is not None:
+        sched.hook.announce(pmds, index, WRITE)
+    pmds.entries[index] = None
+
+
+def pte_lockptr_of(pmd: Any, addr: int) -> PageTable:
+    """The table of ptes in which a pmd says that the lock and the pte are; what C computes from
+    a pmd that names no table is a lock at address 0 or in a page of somebody else
+    (include/linux/mm.h: pte_lockptr)."""
+    if type(pmd) is not PageTable:
+        what = "an empty" if pmd is None else "a huge"
+        BUG(f"a pte lock was looked for through {what} pmd", f"pmd of {addr:#x}")
+    table: PageTable = pmd
+    return table

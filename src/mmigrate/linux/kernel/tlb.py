@@ -2,9 +2,10 @@
 
 A user access goes through the TLB of its CPU until the translation is flushed. An
 instruction is atomic against the flush of another CPU, because that arrives as an
-interrupt: `irqs_off` of the CPU is raised for its duration.
+interrupt: `irqs_off` of the CPU is raised for its duration. A huge page takes one
+translation, in a part of the TLB of its own.
 
-Differs: a TLB has 1536 places and gives up the oldest; the kernel cannot tell.
+Differs: a TLB has 1536 places for pages and gives up the oldest; the kernel cannot tell.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from mmigrate.linux.include.pgtable import (
     _PAGE_RW,
     _PAGE_USER,
     PAGE_SHIFT,
+    PMD_SHIFT,
     PTE_PFN_MASK,
+    huge_part,
 )
 from mmigrate.linux.include.sched import Cpu, Task
 from mmigrate.linux.kernel import sched
-from mmigrate.linux.kernel.sched import WRITE
+from mmigrate.linux.kernel.sched import READ, WRITE
 from mmigrate.linux.kernel.straight import hot
 
 TLB_PLACES: Final = 1536
@@ -38,6 +41,7 @@ def switch_mm(cpu: Cpu, mm: Mm | None) -> None:
     if previous is not None:
         previous.cpu_vm_mask &= ~(1 << cpu.number)
     cpu.tlb.clear()
+    cpu.huge_tlb.clear()
     cpu.active_mm = mm
     if mm is not None:
         mm.cpu_vm_mask |= 1 << cpu.number
@@ -58,7 +62,7 @@ def user_access(task: Task, addr: int, write: bool, touch: Callable[[Page], None
             return False
         page = mm.kernel.page_of((pte & PTE_PFN_MASK) >> PAGE_SHIFT)
         if sched.hook is not None:
-            sched.hook.announce(page, "data", WRITE if write else sched.READ)
+            sched.hook.announce(page, "data", WRITE if write else READ)
         touch(page)
         return True
     finally:
@@ -72,11 +76,20 @@ def _translate(cpu: Cpu, mm: Mm, addr: int, write: bool) -> int | None:
     needed = _PAGE_RW | _PAGE_DIRTY if write else 0
     if pte is not None and pte & needed == needed:
         return pte
+    if cpu.huge_tlb:
+        pmd = cpu.huge_tlb.get(addr >> PMD_SHIFT)
+        if pmd is not None and pmd & needed == needed:
+            return huge_part(pmd, addr)
     table = mm.pgd.entries[(addr >> 39) & 511]
     table = table and table.entries[(addr >> 30) & 511]
-    leaf = table and table.entries[(addr >> 21) & 511]
-    if type(leaf) is not PageTable:
+    if table is None:
         return None
+    index = (addr >> PMD_SHIFT) & 511
+    if sched.hook is not None:
+        sched.hook.announce(table, index, WRITE if type(table.entries[index]) is int else READ)
+    leaf = table.entries[index]
+    if type(leaf) is not PageTable:
+        return None if leaf is None else _translate_huge(cpu, table, index, addr, write)
     index = vpn & 511
     if sched.hook is not None:
         sched.hook.announce(leaf, index, WRITE)  # the walk sets accessed and dirty
@@ -94,6 +107,18 @@ def _translate(cpu: Cpu, mm: Mm, addr: int, write: bool) -> int | None:
     return pte
 
 
+def _translate_huge(cpu: Cpu, table: PageTable, index: int, addr: int, write: bool) -> int | None:
+    pmd: int = table.entries[index]
+    wanted = _PAGE_PRESENT | _PAGE_USER | (_PAGE_RW if write else 0)
+    if pmd & wanted != wanted:
+        cpu.huge_tlb.pop(addr >> PMD_SHIFT, None)
+        return None
+    pmd |= _PAGE_ACCESSED | (_PAGE_DIRTY if write else 0)
+    table.entries[index] = pmd
+    cpu.huge_tlb[addr >> PMD_SHIFT] = pmd
+    return huge_part(pmd, addr)
+
+
 @hot
 def flush_tlb_page(vma: Vma, addr: int) -> None:
     """Drop one translation on every CPU that runs the mm, and wait until that is done."""
@@ -105,6 +130,8 @@ def flush_tlb_page(vma: Vma, addr: int) -> None:
             if mask >> cpu.number & 1:
                 _interrupt(cpu)
                 cpu.tlb.pop(vpn, None)
+                if cpu.huge_tlb:  # one that covers the address goes too
+                    cpu.huge_tlb.pop(addr >> PMD_SHIFT, None)
 
 
 def flush_tlb_range(vma: Vma, start: int, end: int) -> None:
@@ -119,6 +146,8 @@ def flush_tlb_range(vma: Vma, start: int, end: int) -> None:
                 _interrupt(cpu)
                 for vpn in range(first, last + 1):
                     cpu.tlb.pop(vpn, None)
+                    if cpu.huge_tlb:
+                        cpu.huge_tlb.pop(vpn >> 9, None)
 
 
 def flush_tlb_mm(mm: Mm) -> None:
@@ -126,6 +155,7 @@ def flush_tlb_mm(mm: Mm) -> None:
         if mm.cpu_vm_mask >> cpu.number & 1:
             _interrupt(cpu)
             cpu.tlb.clear()
+            cpu.huge_tlb.clear()
 
 
 def _interrupt(cpu: Cpu) -> None:

@@ -12,6 +12,7 @@ from mmigrate.linux.include.mm import (
     FOLL_MIGRATION,
     FOLL_MLOCK,
     FOLL_NUMA,
+    FOLL_SPLIT,
     FOLL_TOUCH,
     FOLL_WRITE,
     VM_EXEC,
@@ -27,7 +28,7 @@ from mmigrate.linux.include.mm import (
     VM_SHARED,
     VM_WRITE,
 )
-from mmigrate.linux.include.mm_types import Mm, Page, Vma
+from mmigrate.linux.include.mm_types import Mm, Page, PageTable, Vma
 from mmigrate.linux.include.pgtable import (
     _PAGE_PRESENT,
     _PAGE_RW,
@@ -37,8 +38,13 @@ from mmigrate.linux.include.pgtable import (
     PAGE_MASK,
     PAGE_SHIFT,
     PAGE_SIZE,
+    PMD_MASK,
+    PMD_SIZE,
     is_migration_entry,
     is_swap_pte,
+    pmd_numa,
+    pmd_trans_huge,
+    pmd_trans_splitting,
     pte_dirty,
     pte_numa,
     pte_pfn,
@@ -49,27 +55,65 @@ from mmigrate.linux.include.sched import Task
 from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.atomic import READ_ONCE
 from mmigrate.linux.kernel.page_flags import (
+    PageCompound,
     PageDirty,
     SetPageReferenced,
     trylock_page,
     unlock_page,
 )
-from mmigrate.linux.kernel.page_ref import get_page
-from mmigrate.linux.kernel.pgtable import find_leaf, ptep_get
+from mmigrate.linux.kernel.page_ref import get_page, get_page_foll
+from mmigrate.linux.kernel.pgtable import find_pmds, pmd_get, ptep_get
 from mmigrate.linux.kernel.rwsem import down_read
 from mmigrate.linux.kernel.spinlock import spin_lock, spin_unlock
 from mmigrate.linux.kernel.straight import hot
-from mmigrate.linux.mm import memory, migrate, mlock, mmap, page_tables, page_writeback, swap
+from mmigrate.linux.mm import (
+    huge_memory,
+    huge_split,
+    memory,
+    migrate,
+    mlock,
+    mmap,
+    page_tables,
+    page_writeback,
+    swap,
+)
 
 
 @hot
 def follow_page(vma: Vma, addr: int, flags: int) -> Page | int | None:
     """The page that is mapped at @addr now: None if none is, -EFAULT if it is no ordinary
     page. With FOLL_GET a reference is taken; FOLL_MIGRATION waits for a migration
-    (mm/gup.c: follow_page_pte)."""
-    pt = find_leaf(vma.vm_mm, addr)
-    if pt is None:
+    (mm/gup.c: follow_page_mask)."""
+    pmds = find_pmds(vma.vm_mm, addr)
+    if pmds is None:
         return None
+    pmd = pmd_get(pmds, addr)
+    if type(pmd) is PageTable:
+        return _follow_page_pte(vma, addr, pmd, flags)
+    if pmd is None:
+        return None
+    if flags & FOLL_NUMA and pmd_numa(pmd):
+        return None
+    if flags & FOLL_SPLIT:
+        huge_split.split_huge_page_pmd(vma, addr, pmds)
+    else:
+        ptl = pmds.ptl
+        spin_lock(ptl)
+        pmd = pmd_get(pmds, addr)
+        if pmd_trans_huge(pmd) and not pmd_trans_splitting(pmd):
+            page = huge_memory.follow_trans_huge_pmd(vma, addr, pmds, flags)
+            spin_unlock(ptl)
+            return page
+        spin_unlock(ptl)
+        if pmd_trans_huge(pmd):
+            huge_memory.wait_split_huge_page(vma.anon_vma, pmds, addr)
+    pmd = pmd_get(pmds, addr)
+    return _follow_page_pte(vma, addr, pmd, flags) if type(pmd) is PageTable else None
+
+
+@hot
+def _follow_page_pte(vma: Vma, addr: int, pt: PageTable, flags: int) -> Page | int | None:
+    """mm/gup.c: follow_page_pte."""
     ptl = pt.ptl
     while True:
         spin_lock(ptl)
@@ -131,7 +175,9 @@ def _get_user_pages(mm: Mm, start: int, nr_pages: int, flags: int) -> list[Page]
     if not flags & FOLL_FORCE:
         flags |= FOLL_NUMA
     pages: list[Page] = []
-    for addr in range(start & PAGE_MASK, (start & PAGE_MASK) + nr_pages * PAGE_SIZE, PAGE_SIZE):
+    addr = start & PAGE_MASK
+    end = addr + nr_pages * PAGE_SIZE
+    while addr < end:
         vma = mmap.find_extend_vma(mm, addr)
         if vma is None or not _may_access(vma, flags):
             return pages or -EFAULT
@@ -150,6 +196,11 @@ def _get_user_pages(mm: Mm, start: int, nr_pages: int, flags: int) -> list[Page]
                 foll &= ~FOLL_WRITE  # forced: the copy was made, the pte stays read-only
         if flags & FOLL_GET:
             pages.append(page)
+            addr += PAGE_SIZE
+        elif PageCompound(page):  # nobody wants to have each of them
+            addr = (addr & PMD_MASK) + PMD_SIZE
+        else:
+            addr += PAGE_SIZE
     return pages
 
 
@@ -191,8 +242,15 @@ def get_user_pages_fast(start: int, nr_pages: int, write: bool) -> list[Page] | 
     pages: list[Page] = []
     sched.local_irq_disable()
     for addr in range(start, start + nr_pages * PAGE_SIZE, PAGE_SIZE):
-        pt = find_leaf(mm, addr)
-        pte = 0 if pt is None else ptep_get(pt, addr)
+        pmds = find_pmds(mm, addr)
+        pt = None if pmds is None else pmd_get(pmds, addr)
+        if type(pt) is int:
+            page = _gup_huge_pmd(mm, pt, addr, wanted)
+            if page is None:
+                break
+            pages.append(page)
+            continue
+        pte = ptep_get(pt, addr) if type(pt) is PageTable else 0
         if pte & (wanted | _PAGE_SPECIAL) != wanted:
             break
         page = mm.kernel.page_of(pte_pfn(pte))
@@ -209,6 +267,18 @@ def get_user_pages_fast(start: int, nr_pages: int, write: bool) -> list[Page] | 
     if isinstance(rest, int):
         return pages or rest
     return pages + rest
+
+
+def _gup_huge_pmd(mm: Mm, pmd: int, addr: int, wanted: int) -> Page | None:
+    """A base page of a huge page, pinned without any lock: a split marks the pmd and then waits
+    until interrupts are on again on all CPUs  (arch/x86/mm/gup.c: gup_huge_pmd)."""
+    if pmd_trans_splitting(pmd) or pmd_numa(pmd) or pmd & wanted != wanted:
+        return None
+    head = huge_memory.pmd_page(mm.kernel, pmd)
+    page = huge_memory.huge_parts(head)[(addr & ~PMD_MASK) >> PAGE_SHIFT]
+    get_page_foll(page)
+    SetPageReferenced(head)
+    return page
 
 
 def populate_vma_page_range(vma: Vma, start: int, end: int) -> int:

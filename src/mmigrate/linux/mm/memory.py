@@ -3,7 +3,7 @@
 A fault looks at the pte without its lock, does the slow part (allocation, I/O), takes the
 lock and begins anew if the pte has changed.  What concerns tables as a whole is in
 `page_tables.py`, whose names are also found here.
-Differs: base pages only, and no NUMA balancing yet.
+Huge pmds are the business of `huge_memory.py`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from mmigrate.linux.include.mm import (
     FAULT_FLAG_WRITE,
     VM_EXEC,
     VM_FAULT_ERROR,
+    VM_FAULT_FALLBACK,
     VM_FAULT_HWPOISON,
     VM_FAULT_LOCKED,
     VM_FAULT_MAJOR,
@@ -45,6 +46,8 @@ from mmigrate.linux.include.pgtable import (
     is_migration_entry,
     non_swap_entry,
     pfn_pte,
+    pmd_numa,
+    pmd_trans_splitting,
     pte_file,
     pte_file_soft_dirty,
     pte_mkdirty,
@@ -68,6 +71,7 @@ from mmigrate.linux.include.vmstat import (
     PGFAULT,
     PGMAJFAULT,
 )
+from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.area import vma_flags, vma_page_prot
 from mmigrate.linux.kernel.atomic import READ_ONCE
 from mmigrate.linux.kernel.highmem import copy_user_highpage
@@ -85,6 +89,8 @@ from mmigrate.linux.kernel.page_flags import (
 )
 from mmigrate.linux.kernel.page_ref import get_page
 from mmigrate.linux.kernel.pgtable import (
+    find_pmds,
+    pmd_get,
     ptep_clear_flush,
     ptep_get,
     ptep_set_access_flags,
@@ -94,6 +100,7 @@ from mmigrate.linux.kernel.rwsem import down_read, up_read
 from mmigrate.linux.kernel.spinlock import spin_lock, spin_unlock
 from mmigrate.linux.mm import (
     filemap,
+    huge_memory,
     mempolicy,
     migrate,
     mlock,
@@ -106,11 +113,13 @@ from mmigrate.linux.mm import (
     swapfile,
 )
 from mmigrate.linux.mm.page_tables import ZapDetails as ZapDetails
+from mmigrate.linux.mm.page_tables import __pte_alloc as __pte_alloc
 from mmigrate.linux.mm.page_tables import copy_page_range as copy_page_range
 from mmigrate.linux.mm.page_tables import free_pgd_range as free_pgd_range
 from mmigrate.linux.mm.page_tables import free_pgtables as free_pgtables
 from mmigrate.linux.mm.page_tables import is_cow_mapping as is_cow_mapping
 from mmigrate.linux.mm.page_tables import new_table as new_table
+from mmigrate.linux.mm.page_tables import pmd_alloc as pmd_alloc
 from mmigrate.linux.mm.page_tables import pte_alloc_map as pte_alloc_map
 from mmigrate.linux.mm.page_tables import unmap_mapping_range as unmap_mapping_range
 from mmigrate.linux.mm.page_tables import unmap_vmas as unmap_vmas
@@ -141,11 +150,27 @@ def page_fault(task: Task, addr: int, write: bool) -> str:
             flags = flags & ~FAULT_FLAG_ALLOW_RETRY | FAULT_FLAG_TRIED
             continue
         up_read(mm.mmap_sem)
+        if not fault:
+            _wait_while_splitting(mm, addr)
         if fault & VM_FAULT_ERROR:
             if fault & VM_FAULT_OOM:
                 return "SIGKILL"  # Differs: the OOM killer takes the process that faulted
             return "SIGBUS" if fault & (VM_FAULT_SIGBUS | VM_FAULT_HWPOISON) else "SIGSEGV"
         return ""
+
+
+def _wait_while_splitting(mm: Mm, addr: int) -> None:
+    """A huge page that is being split cannot be had for a moment; the program faults on it again
+    and again."""
+    pmds = find_pmds(mm, addr)
+    if pmds is not None and pmd_trans_splitting(pmds.entries[(addr >> 21) & 511]):
+        index = (addr >> 21) & 511
+        sched.spin_until(
+            pmds,
+            index,
+            lambda: not pmd_trans_splitting(pmds.entries[index]),
+            f"the split of the huge page at {addr:#x}",
+        )
 
 
 def _reaches(vma: Vma, addr: int) -> bool:
@@ -167,9 +192,37 @@ def handle_mm_fault(mm: Mm, vma: Vma, addr: int, flags: int) -> int:
     """Make @addr accessible; VM_FAULT_* bits.  mmap_sem is held for read
     (mm/memory.c: handle_mm_fault)."""
     mm.kernel.vm_events[PGFAULT] += 1
-    addr &= PAGE_MASK
-    pt = pte_alloc_map(mm, vma, addr)
-    return _handle_pte_fault(mm, vma, addr, pt, flags)
+    pmds = pmd_alloc(mm, addr)
+    pmd = pmd_get(pmds, addr)
+    if type(pmd) is not PageTable:
+        ret = _huge_fault(mm, vma, addr, pmds, pmd, flags)
+        if not ret & VM_FAULT_FALLBACK:
+            return ret
+        if pmd_get(pmds, addr) is None:
+            __pte_alloc(mm, vma, pmds, addr)
+        pmd = pmd_get(pmds, addr)
+        if type(pmd) is not PageTable:
+            return 0  # a huge page has come meanwhile: fault again
+    # mmap_sem keeps this table where it is.
+    return _handle_pte_fault(mm, vma, addr & PAGE_MASK, pmd, flags)
+
+
+def _huge_fault(mm: Mm, vma: Vma, addr: int, pmds: PageTable, pmd: int | None, flags: int) -> int:
+    """The part of __handle_mm_fault for pmds without a table of ptes; VM_FAULT_FALLBACK: go on
+    with a table of ptes."""
+    if pmd is None:
+        if huge_memory.transparent_hugepage_enabled(vma) and vma.vm_ops is None:
+            return huge_memory.do_huge_pmd_anonymous_page(mm, vma, addr, pmds, flags)
+        return VM_FAULT_FALLBACK
+    if pmd_trans_splitting(pmd):
+        return 0
+    if pmd_numa(pmd):
+        return huge_memory.do_huge_pmd_numa_page(mm, vma, addr, pmds, pmd)
+    write = bool(flags & FAULT_FLAG_WRITE)
+    if write and not pte_write(pmd):
+        return huge_memory.do_huge_pmd_wp_page(mm, vma, addr, pmds, pmd)
+    huge_memory.huge_pmd_set_accessed(mm, vma, addr, pmds, pmd, write)
+    return 0
 
 
 def _handle_pte_fault(mm: Mm, vma: Vma, addr: int, pt: PageTable, flags: int) -> int:

@@ -28,6 +28,7 @@ from mmigrate.linux.include.mempolicy import (
 from mmigrate.linux.include.mm import VM_IO, VM_PFNMAP
 from mmigrate.linux.include.mm_types import Inode, Page, Vma
 from mmigrate.linux.include.mmzone import ZONE_MOVABLE, Zone
+from mmigrate.linux.include.pgtable import PAGE_SHIFT
 from mmigrate.linux.include.sched import Task
 from mmigrate.linux.include.vmstat import NUMA_INTERLEAVE_HIT
 from mmigrate.linux.kernel import sched
@@ -236,11 +237,12 @@ def interleave_nodes(task: Task, pol: Mempolicy) -> int:
     return nid
 
 
-def interleave_nid(pol: Mempolicy, vma: Vma | None, addr: int) -> int:
-    """The node of an address under interleaving  (mm/mempolicy.c: interleave_nid)."""
+def interleave_nid(pol: Mempolicy, vma: Vma | None, addr: int, shift: int = PAGE_SHIFT) -> int:
+    """The node of an address under interleaving by pages of 2**shift bytes
+    (mm/mempolicy.c: interleave_nid)."""
     if vma is None:
         return interleave_nodes(sched.task, pol)
-    offset = vma.vm_pgoff + ((addr - vma.vm_start) >> 12)
+    offset = (vma.vm_pgoff >> (shift - PAGE_SHIFT)) + ((addr - vma.vm_start) >> shift)
     return nth_node(pol.v, offset % weight(pol.v))
 
 
@@ -253,17 +255,24 @@ def _alloc_page_interleave(gfp: int, order: int, nid: int) -> Page | None:
     return page
 
 
-def alloc_pages_vma(gfp: int, order: int, vma: Vma | None, addr: int) -> Page | None:
-    """A block for an address of an area, where its policy wants it
-    (mm/mempolicy.c: alloc_pages_vma)."""
+def alloc_pages_vma(
+    gfp: int, order: int, vma: Vma | None, addr: int, node: int | None = None
+) -> Page | None:
+    """A block for an address of an area, where its policy wants it; @node stands for the local
+    one, by default that of this CPU  (mm/mempolicy.c: alloc_pages_vma)."""
     pol = get_vma_policy(vma, addr)
     if pol is not None and pol.mode == MPOL_INTERLEAVE:
-        return _alloc_page_interleave(gfp, order, interleave_nid(pol, vma, addr))
-    return _alloc_by(pol, gfp, order)
+        nid = interleave_nid(pol, vma, addr, PAGE_SHIFT + order)
+        return _alloc_page_interleave(gfp, order, nid)
+    return _alloc_by(pol, gfp, order, node)
 
 
 def alloc_page_vma(gfp: int, vma: Vma | None, addr: int) -> Page | None:
     return alloc_pages_vma(gfp, 0, vma, addr)
+
+
+def alloc_page_vma_node(gfp: int, vma: Vma | None, addr: int, node: int) -> Page | None:
+    return alloc_pages_vma(gfp, 0, vma, addr, node)
 
 
 def alloc_pages_current(gfp: int, order: int) -> Page | None:
@@ -275,12 +284,14 @@ def alloc_pages_current(gfp: int, order: int) -> Page | None:
     return _alloc_by(pol, gfp, order)
 
 
-def _alloc_by(pol: Mempolicy | None, gfp: int, order: int) -> Page | None:
+def _alloc_by(pol: Mempolicy | None, gfp: int, order: int, node: int | None = None) -> Page | None:
     task = sched.task
+    if node is None:
+        node = task.cpu.node
     if pol is None:  # nearly always
-        zonelist = task.kernel.nodes[task.cpu.node].node_zonelists[1 if gfp & __GFP_THISNODE else 0]
+        zonelist = task.kernel.nodes[node].node_zonelists[1 if gfp & __GFP_THISNODE else 0]
         return page_alloc.alloc_pages_nodemask(gfp, order, zonelist, None)
-    zonelist = policy_zonelist(pol, gfp, task.cpu.node)
+    zonelist = policy_zonelist(pol, gfp, node)
     return page_alloc.alloc_pages_nodemask(gfp, order, zonelist, policy_nodemask(gfp, pol))
 
 

@@ -4,7 +4,7 @@ Interface: `migrate_pages` moves a list; `migrate_page`, `buffer_migrate_page` a
 fallback are the methods of mappings; migration entries stand in page tables meanwhile.
 In every step both pages' names are the kernel's: `page` is the old one, `newpage` the new.
 
-Differs: no huge pages, balloon pages and memory cgroups yet.
+Differs: no hugetlb pages, balloon pages and memory cgroups yet.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from mmigrate.linux.include.mm import (
     VM_WRITE,
 )
 from mmigrate.linux.include.mm_types import AddressSpace, Mm, Page, PageTable, Vma
-from mmigrate.linux.include.page_flags import PG_locked, PG_writeback
+from mmigrate.linux.include.page_flags import PG_head, PG_locked, PG_writeback
 from mmigrate.linux.include.pgtable import (
     _PAGE_ACCESSED,
     _PAGE_FILE,
@@ -72,6 +72,7 @@ from mmigrate.linux.kernel.page_flags import (
     PagePrivate,
     PageSwapBacked,
     PageSwapCache,
+    PageTransHuge,
     PageWriteback,
     SetPageDirty,
     SetPagePrivate,
@@ -100,12 +101,21 @@ from mmigrate.linux.kernel.page_ref import (
     page_mapped,
     page_unfreeze_refs,
 )
-from mmigrate.linux.kernel.pgtable import find_leaf, ptep_get, set_pte_at
+from mmigrate.linux.kernel.pgtable import ptep_get, set_pte_at
 from mmigrate.linux.kernel.rcu import radix_tree_lookup, radix_tree_store
 from mmigrate.linux.kernel.spinlock import spin_lock, spin_unlock
 from mmigrate.linux.kernel.straight import hot, small
 from mmigrate.linux.lib.list import ListHead, list_del
-from mmigrate.linux.mm import filemap, mlock, page_writeback, rmap, swap, vmscan
+from mmigrate.linux.mm import (
+    filemap,
+    huge_memory,
+    huge_split,
+    mlock,
+    page_writeback,
+    rmap,
+    swap,
+    vmscan,
+)
 from mmigrate.linux.mm.rmap_walk_control import RmapWalkControl
 
 # (page, private, result) -> destination or None; result[0] may be set to an object whose
@@ -189,7 +199,7 @@ def remove_migration_pte(new: Page, vma: Vma, address: int, old: Page) -> int:
     (mm/migrate.c: remove_migration_pte)."""
     mm = vma.vm_mm
     # No look before the lock: mremap may be moving the entry, without any rmap lock.
-    pt = find_leaf(mm, address)
+    pt = rmap.mm_find_pmd(mm, address)
     if pt is None:
         return SWAP_AGAIN
     ptl = pt.ptl
@@ -312,7 +322,10 @@ def _refuse(page: Page, why: Reason, rc: int = -EAGAIN) -> int:
 @hot
 def migrate_page_copy(newpage: Page, page: Page) -> None:
     """Contents and flags, in the kernel's order  (mm/migrate.c: migrate_page_copy)."""
-    copy_highpage(newpage, page)
+    if page.flags & PG_head:
+        copy_huge_page(newpage, page)
+    else:
+        copy_highpage(newpage, page)
     copy_page_flags(newpage, page)
     if PageDirty(page):
         # Not set_page_dirty: that would tell a filesystem that all buffers are dirty.
@@ -326,6 +339,13 @@ def migrate_page_copy(newpage: Page, page: Page) -> None:
     forget_owner(page)
     if PageWriteback(newpage):
         page_writeback.end_page_writeback(newpage)
+
+
+def copy_huge_page(dst: Page, src: Page) -> None:
+    """The contents of all base pages  (mm/migrate.c: copy_huge_page)."""
+    for copy, part in zip(huge_memory.huge_parts(dst), huge_memory.huge_parts(src), strict=True):
+        sched.cond_resched()
+        copy_highpage(copy, part)
 
 
 # --- methods of mappings; both pages are locked ---
@@ -509,6 +529,12 @@ def _unmap_and_move_locked(page: Page, newpage: Page, force: bool, mode: Migrate
     return rc
 
 
+def _is_split(page: Page) -> bool:
+    """A huge page is split first, and its former head goes on alone; if it cannot be split,
+    because nobody maps it any more, it goes back and counts as moved."""
+    return not PageTransHuge(page) or huge_split.split_huge_page(page) == 0
+
+
 @hot
 def unmap_and_move(
     get_new_page: NewPage,
@@ -527,7 +553,7 @@ def unmap_and_move(
         return _refuse(page, Reason.NO_MEMORY, -ENOMEM)
     # Only our reference is left: everybody else has freed it.
     rc = MIGRATEPAGE_SUCCESS
-    if page_count(page) != 1:
+    if page_count(page) != 1 and _is_split(page):
         rc = __unmap_and_move(page, newpage, force, mode)
 
     if rc != -EAGAIN:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from errno import EINVAL, ENOMEM
 
-from mmigrate.linux.include.mm_types import Page, Vma
+from mmigrate.linux.include.mm_types import Page, PageTable, Vma
 from mmigrate.linux.include.pgtable import (
     PAGE_MASK,
     PAGE_SIZE,
     TASK_SIZE,
     non_swap_entry,
+    pmd_trans_huge,
     pte_file,
     pte_present,
     pte_to_pgoff,
@@ -17,7 +18,7 @@ from mmigrate.linux.include.pgtable import (
 )
 from mmigrate.linux.include.sched import Task
 from mmigrate.linux.kernel.page_flags import PageUptodate
-from mmigrate.linux.kernel.pgtable import find_leaf, ptep_get
+from mmigrate.linux.kernel.pgtable import find_pmds, pmd_get, ptep_get
 from mmigrate.linux.kernel.rwsem import down_read
 from mmigrate.linux.kernel.spinlock import spin_lock
 from mmigrate.linux.mm import filemap, rmap, swap, swap_state
@@ -49,8 +50,11 @@ def sys_mincore(task: Task, start: int, length: int) -> bytes | int:
 
 def _mincore_pte(vma: Vma, addr: int) -> int:
     """mm/mincore.c: mincore_pte_range.  A migration entry counts as resident."""
-    pt = find_leaf(vma.vm_mm, addr)
-    if pt is None:
+    pmds = find_pmds(vma.vm_mm, addr)
+    pt = None if pmds is None else pmd_get(pmds, addr)
+    if pmd_trans_huge(pt):
+        return 1
+    if type(pt) is not PageTable:
         return _mincore_file(vma, rmap.linear_page_index(vma, addr))
     with spin_lock(pt.ptl):
         pte = ptep_get(pt, addr)

@@ -2,7 +2,7 @@
 
 A page is mlocked or munlocked under its lock, so that migration and these two cannot meet;
 `munlock_vma_pages_range` clears PG_mlocked of a batch under lru_lock alone, before it takes
-the page locks.  Differs: no huge pages.
+the page locks. A huge page is locked as a whole, and counts for all its pages.
 """
 
 from __future__ import annotations
@@ -46,12 +46,14 @@ from mmigrate.linux.kernel.page_flags import (
     ClearPageLRU,
     PageLocked,
     PageLRU,
+    PageTransHuge,
     PageUnevictable,
     SetPageLRU,
     SetPageMlocked,
     TestClearPageMlocked,
     TestClearPageUnevictable,
     TestSetPageMlocked,
+    hpage_nr_pages,
     lock_page,
     page_lru,
     unlock_page,
@@ -80,9 +82,10 @@ def mlock_migrate_page(newpage: Page, page: Page) -> None:
     the last pte is gone and the bit with it, so for a base page nothing is left to do
     (mm/internal.h: mlock_migrate_page)."""
     if TestClearPageMlocked(page):
-        page.zone.vm_stat[NR_MLOCK] -= 1
+        nr_pages = hpage_nr_pages(page)
+        page.zone.vm_stat[NR_MLOCK] -= nr_pages
         SetPageMlocked(newpage)
-        newpage.zone.vm_stat[NR_MLOCK] += 1
+        newpage.zone.vm_stat[NR_MLOCK] += nr_pages
 
 
 def clear_page_mlock(page: Page) -> None:
@@ -90,7 +93,7 @@ def clear_page_mlock(page: Page) -> None:
     (mm/mlock.c: clear_page_mlock)."""
     if not TestClearPageMlocked(page):
         return
-    page.zone.vm_stat[NR_MLOCK] -= 1
+    page.zone.vm_stat[NR_MLOCK] -= hpage_nr_pages(page)
     count_vm_event(UNEVICTABLE_PGCLEARED)
     if vmscan.isolate_lru_page(page) == 0:
         vmscan.putback_lru_page(page)
@@ -104,7 +107,7 @@ def mlock_vma_page(page: Page) -> None:
     (mm/mlock.c: mlock_vma_page)."""
     BUG_ON(not PageLocked(page), "mlock_vma_page of an unlocked page", page)
     if not TestSetPageMlocked(page):
-        page.zone.vm_stat[NR_MLOCK] += 1
+        page.zone.vm_stat[NR_MLOCK] += hpage_nr_pages(page)
         count_vm_event(UNEVICTABLE_PGMLOCKED)
         if vmscan.isolate_lru_page(page) == 0:
             vmscan.putback_lru_page(page)
@@ -112,19 +115,21 @@ def mlock_vma_page(page: Page) -> None:
 
 def munlock_vma_page(page: Page) -> int:
     """An area has unlocked this page: evictable again, unless another area has it locked.
-    How many pages come after it in a huge page: 0  (mm/mlock.c: munlock_vma_page)."""
+    How many pages come after it if it is huge  (mm/mlock.c: munlock_vma_page)."""
     BUG_ON(not PageLocked(page), "munlock_vma_page of an unlocked page", page)
     zone = page.zone
+    # A split could otherwise copy the flag to tails just before it is cleared in the head.
     spin_lock(zone.lru_lock)
+    nr_pages = hpage_nr_pages(page)
     if TestClearPageMlocked(page):
-        zone.vm_stat[NR_MLOCK] -= 1
+        zone.vm_stat[NR_MLOCK] -= nr_pages
         if __munlock_isolate_lru_page(page, True):
             spin_unlock(zone.lru_lock)
             __munlock_isolated_page(page)
-            return 0
+            return nr_pages - 1
         __munlock_isolation_failed(page)
     spin_unlock(zone.lru_lock)
-    return 0
+    return nr_pages - 1
 
 
 def __munlock_isolate_lru_page(page: Page, getpage: bool) -> bool:
@@ -241,7 +246,15 @@ def munlock_vma_pages_range(vma: Vma, start: int, end: int) -> None:
     while start < end:
         # FOLL_DUMP keeps the zero page away.
         page = gup.follow_page(vma, start, FOLL_GET | FOLL_DUMP)
-        if isinstance(page, Page):
+        if isinstance(page, Page) and PageTransHuge(page):
+            lock_page(page)
+            # It may have been split meanwhile: then this was one page only.
+            following = munlock_vma_page(page)
+            unlock_page(page)
+            swap.put_page(page)
+            BUG_ON((start >> PAGE_SHIFT) & following != 0, "munlock inside a huge page", vma)
+            start += (1 + following) * PAGE_SIZE
+        elif isinstance(page, Page):
             pages = [page]
             zone = page.zone
             start = __munlock_pagevec_fill(pages, vma, zone, start, end)

@@ -1,11 +1,81 @@
 """Those who share a process' page tables and must hear of changes  (mm/mmu_notifier.c).
 
-Differs: nobody registers yet, so these are the calls alone, where the kernel has them.
+A secondary MMU that follows a process gives an object with the methods of `MmuNotifier`; those
+that it does not care for do nothing. `invalidate_range` came with the merge of drm-next: it is
+for hardware that walks the page tables of the process itself.
+Differs: no SRCU; callbacks of an mm that exits end with `release`.
 """
 
 from __future__ import annotations
 
 from mmigrate.linux.include.mm_types import Mm
+from mmigrate.linux.include.switches import DRM_NEXT_NOTIFIERS
+
+
+class MmuNotifier:
+    """The callbacks of one listener  (struct mmu_notifier_ops)."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def release(self, mm: Mm) -> None:
+        """The mm is about to go: forget everything."""
+
+    def clear_flush_young(self, mm: Mm, start: int, end: int) -> bool:
+        """Whether the range was used; the marks go.  May be called under the pte lock."""
+        return False
+
+    def change_pte(self, mm: Mm, address: int, pte: int) -> None:
+        """A pte leads to another frame now.  Called under the pte lock."""
+
+    def invalidate_page(self, mm: Mm, address: int) -> None:
+        """One page is gone from the page table, and is freed after this."""
+
+    def invalidate_range_start(self, mm: Mm, start: int, end: int) -> None:
+        """Until the end nothing of the range may be established.  May sleep."""
+
+    def invalidate_range_end(self, mm: Mm, start: int, end: int) -> None:
+        """All of the range may be used again."""
+
+    def invalidate_range(self, mm: Mm, start: int, end: int) -> None:
+        """Entries of the range have been cleared: flush now.  May be called under the pte lock."""
+
+
+def mmu_notifier_register(notifier: MmuNotifier, mm: Mm) -> None:
+    mm.mmu_notifiers.append(notifier)
+
+
+def mmu_notifier_unregister(notifier: MmuNotifier, mm: Mm) -> None:
+    """The listener forgets, and hears nothing more  (mm/mmu_notifier.c:
+    mmu_notifier_unregister)."""
+    if notifier in mm.mmu_notifiers:
+        notifier.release(mm)
+        mm.mmu_notifiers.remove(notifier)
+
+
+def mmu_notifier_release(mm: Mm) -> None:
+    """Exit: before the pages of the mm go  (mm/mmu_notifier.c: __mmu_notifier_release)."""
+    while mm.mmu_notifiers:
+        mm.mmu_notifiers[0].release(mm)
+        del mm.mmu_notifiers[0]
+
+
+def mmu_notifier_clear_flush_young(mm: Mm, start: int, end: int) -> bool:
+    """Whether a listener used the range."""
+    young = False
+    for notifier in mm.mmu_notifiers:
+        young |= notifier.clear_flush_young(mm, start, end)
+    return young
+
+
+def mmu_notifier_change_pte(mm: Mm, address: int, pte: int) -> None:
+    for notifier in mm.mmu_notifiers:
+        notifier.change_pte(mm, address, pte)
 
 
 def mmu_notifier_invalidate_page(mm: Mm, address: int) -> None:
@@ -21,6 +91,16 @@ def mmu_notifier_invalidate_range_start(mm: Mm, start: int, end: int) -> None:
 
 
 def mmu_notifier_invalidate_range_end(mm: Mm, start: int, end: int) -> None:
-    """They have changed."""
+    """They have changed.  Who listens to `invalidate_range` alone hears of it too."""
     for notifier in mm.mmu_notifiers:
+        if mm.kernel.has(DRM_NEXT_NOTIFIERS):
+            notifier.invalidate_range(mm, start, end)
         notifier.invalidate_range_end(mm, start, end)
+
+
+def mmu_notifier_invalidate_range(mm: Mm, start: int, end: int) -> None:
+    """Entries have been cleared and not been set again yet; nothing without the merge of
+    drm-next."""
+    if mm.mmu_notifiers and mm.kernel.has(DRM_NEXT_NOTIFIERS):
+        for notifier in mm.mmu_notifiers:
+            notifier.invalidate_range(mm, start, end)

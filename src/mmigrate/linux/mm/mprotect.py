@@ -26,6 +26,7 @@ from mmigrate.linux.include.mm import (
 )
 from mmigrate.linux.include.mm_types import Mm, PageTable, Vma
 from mmigrate.linux.include.pgtable import (
+    HPAGE_PMD_NR,
     PAGE_MASK,
     PAGE_SHIFT,
     PAGE_SIZE,
@@ -34,6 +35,7 @@ from mmigrate.linux.include.pgtable import (
     PUD_SIZE,
     is_write_migration_entry,
     make_migration_entry_read,
+    pmd_trans_huge,
     pte_dirty,
     pte_file,
     pte_mknonnuma,
@@ -49,15 +51,22 @@ from mmigrate.linux.include.pgtable import (
     swp_entry_to_pte,
 )
 from mmigrate.linux.include.sched import Task
-from mmigrate.linux.include.vmstat import NUMA_PTE_UPDATES
+from mmigrate.linux.include.vmstat import NUMA_HUGE_PTE_UPDATES, NUMA_PTE_UPDATES
 from mmigrate.linux.kernel.atomic import WRITE_ONCE
 from mmigrate.linux.kernel.page_flags import PageKsm
-from mmigrate.linux.kernel.pgtable import find_leaf, ptep_get, ptep_get_and_clear, set_pte_at
+from mmigrate.linux.kernel.pgtable import (
+    find_pmds,
+    pmd_get,
+    pte_lockptr_of,
+    ptep_get,
+    ptep_get_and_clear,
+    set_pte_at,
+)
 from mmigrate.linux.kernel.rwsem import down_write
 from mmigrate.linux.kernel.sched import cond_resched
 from mmigrate.linux.kernel.spinlock import spin_lock
 from mmigrate.linux.kernel.tlb import flush_tlb_range
-from mmigrate.linux.mm import memory, mmap, mmu_notifier
+from mmigrate.linux.mm import huge_memory, huge_split, memory, mmap, mmu_notifier, page_tables
 
 PROT_SEM: Final = 0x8
 PROT_GROWSDOWN: Final = 0x01000000
@@ -154,30 +163,66 @@ def _change_pmd_range(
 ) -> int:
     """The part of a range under one pud entry  (mm/mprotect.c: change_pmd_range)."""
     mm = vma.vm_mm
-    if not _has_pmds(mm, start):
+    pmds = find_pmds(mm, start)
+    if pmds is None:
         return 0
-    pages = 0
+    pages = nr_huge_updates = 0
     notified_from: int | None = None
     addr = start
     while addr < end:
-        following = min((addr + PMD_SIZE) & PMD_MASK, end)
-        pt = find_leaf(mm, addr)
+        here, addr = addr, min((addr + PMD_SIZE) & PMD_MASK, end)
+        pmd = pmd_get(pmds, here)
+        # Known defect of v3.19: a pmd that is empty at this look and huge at the next counts as
+        # bad, and is wiped.  Only where mmap_sem is held for read: NUMA balancing against a
+        # fault that copies or moves the huge page.  Linux kernel commit 8b272b3cbbb5 ("mm, numa:
+        # fix bad pmd by atomically check for pmd_trans_huge when marking page tables
+        # prot_numa") (in v5.6).
+        if type(pmd) is not PageTable:
+            if not pmd_trans_huge(pmd) and page_tables.pmd_none_or_clear_bad(pmds, here):
+                continue
+            pmd = pmd_get(pmds, here)
+        if notified_from is None:
+            notified_from = here
+            mmu_notifier.mmu_notifier_invalidate_range_start(mm, here, end)
+        if pmd_trans_huge(pmd):
+            changed = _change_huge(vma, pmds, here, addr, newprot, prot_numa)
+            if changed:
+                if changed == HPAGE_PMD_NR:
+                    pages += changed
+                    nr_huge_updates += 1
+                continue
+        pt = _lock_pte_protection(pmds, here, prot_numa)
         if pt is not None:
-            if notified_from is None:
-                notified_from = addr
-                mmu_notifier.mmu_notifier_invalidate_range_start(mm, addr, end)
-            pages += change_pte_range(
-                vma, pt, addr, following, newprot, dirty_accountable, prot_numa
-            )
-        addr = following
+            pages += change_pte_range(vma, pt, here, addr, newprot, dirty_accountable, prot_numa)
     if notified_from is not None:
         mmu_notifier.mmu_notifier_invalidate_range_end(mm, notified_from, end)
+    if nr_huge_updates:
+        mm.kernel.vm_events[NUMA_HUGE_PTE_UPDATES] += nr_huge_updates
     return pages
 
 
-def _has_pmds(mm: Mm, addr: int) -> bool:
-    table = mm.pgd.entries[(addr >> 39) & 511]
-    return table is not None and table.entries[(addr >> 30) & 511] is not None
+def _change_huge(
+    vma: Vma, pmds: PageTable, addr: int, end: int, newprot: int, prot_numa: bool
+) -> int:
+    """As change_huge_pmd; a huge page that reaches beyond the range is split."""
+    if end - addr != PMD_SIZE:
+        huge_split.split_huge_page_pmd(vma, addr, pmds)
+        return 0
+    return huge_memory.change_huge_pmd(vma, pmds, addr, newprot, prot_numa)
+
+
+def _lock_pte_protection(pmds: PageTable, addr: int, prot_numa: bool) -> PageTable | None:
+    """The table of ptes, which the caller locks; None if there is none (any more).  For
+    mprotect mmap_sem keeps it there  (mm/mprotect.c: lock_pte_protection).
+
+    Differs: the pmd lock is let go before the pte lock is taken; a table of ptes stays while
+    mmap_sem is held.
+    """
+    if not prot_numa:
+        return pte_lockptr_of(pmd_get(pmds, addr), addr)
+    with spin_lock(pmds.ptl):
+        pmd = pmd_get(pmds, addr)
+    return pmd if type(pmd) is PageTable else None
 
 
 def change_prot_numa(vma: Vma, addr: int, end: int) -> int:

@@ -29,6 +29,7 @@ from mmigrate.linux.include.pgtable import (
     PMD_SIZE,
     TASK_SIZE,
     is_swap_pte,
+    pmd_trans_huge,
     pte_file,
     pte_file_mksoft_dirty,
     pte_mksoft_dirty,
@@ -36,12 +37,19 @@ from mmigrate.linux.include.pgtable import (
     pte_swp_mksoft_dirty,
 )
 from mmigrate.linux.include.sched import Task
-from mmigrate.linux.kernel.pgtable import find_leaf, ptep_get, ptep_get_and_clear, set_pte_at
+from mmigrate.linux.kernel.bug import BUG_ON
+from mmigrate.linux.kernel.pgtable import (
+    find_pmds,
+    pmd_get,
+    ptep_get,
+    ptep_get_and_clear,
+    set_pte_at,
+)
 from mmigrate.linux.kernel.rwsem import down_write, up_write
 from mmigrate.linux.kernel.sched import cond_resched
 from mmigrate.linux.kernel.spinlock import spin_lock, spin_lock_nested, spin_unlock
 from mmigrate.linux.kernel.tlb import flush_tlb_range
-from mmigrate.linux.mm import gup, memory, mmap, mmu_notifier, rmap
+from mmigrate.linux.mm import gup, huge_memory, huge_split, memory, mmap, mmu_notifier, rmap
 
 LATENCY_LIMIT: Final = 64 * PAGE_SIZE  # how much is moved with locks held
 
@@ -112,8 +120,16 @@ def move_page_tables(
     while old_addr < end:
         cond_resched()
         extent = min(((old_addr + PMD_SIZE) & PMD_MASK) - old_addr, end - old_addr)
-        old_pt = find_leaf(mm, old_addr)
-        if old_pt is not None:
+        old_pmds = find_pmds(mm, old_addr)
+        old_pt = None if old_pmds is None else pmd_get(old_pmds, old_addr)
+        if old_pmds is not None and pmd_trans_huge(old_pt):
+            if _move_huge(vma, new_vma, old_pmds, old_addr, new_addr, end, extent, need_rmap_locks):
+                need_flush = True
+                old_addr += extent
+                new_addr += extent
+                continue
+            old_pt = pmd_get(old_pmds, old_addr)
+        if type(old_pt) is PageTable:
             new_pt = memory.pte_alloc_map(mm, new_vma, new_addr)
             extent = min(extent, ((new_addr + PMD_SIZE) & PMD_MASK) - new_addr, LATENCY_LIMIT)
             move_ptes(
@@ -133,6 +149,37 @@ def move_page_tables(
         flush_tlb_range(vma, start, old_addr)
     mmu_notifier.mmu_notifier_invalidate_range_end(mm, start, end)
     return length + old_addr - end
+
+
+def _move_huge(
+    vma: Vma,
+    new_vma: Vma,
+    old_pmds: PageTable,
+    old_addr: int,
+    new_addr: int,
+    old_end: int,
+    extent: int,
+    need_rmap_locks: bool,
+) -> bool:
+    """The huge part of move_page_tables: the whole pmd is moved; False: its ptes must be, it has
+    been split."""
+    moved = 0
+    if extent == PMD_SIZE:
+        BUG_ON(vma.vm_file is not None or vma.anon_vma is None, "huge, not anonymous", vma)
+        assert vma.anon_vma is not None
+        new_pmds = memory.pmd_alloc(vma.vm_mm, new_addr)
+        if need_rmap_locks:
+            rmap.anon_vma_lock_write(vma.anon_vma)
+        moved = huge_memory.move_huge_pmd(
+            vma, new_vma, old_addr, new_addr, old_end, old_pmds, new_pmds
+        )
+        if need_rmap_locks:
+            rmap.anon_vma_unlock_write(vma.anon_vma)
+    if moved == 0:
+        huge_split.split_huge_page_pmd(vma, old_addr, old_pmds)
+    if moved <= 0:
+        BUG_ON(pmd_trans_huge(pmd_get(old_pmds, old_addr)), "huge after the split", vma)
+    return moved > 0
 
 
 def move_vma(

@@ -31,6 +31,8 @@ from mmigrate.linux.include.pgtable import (
     make_migration_entry_read,
     non_swap_entry,
     pgoff_to_pte,
+    pmd_trans_huge,
+    pmd_trans_splitting,
     pte_dirty,
     pte_file,
     pte_file_mksoft_dirty,
@@ -52,8 +54,11 @@ from mmigrate.linux.kernel.page_flags import PageAnon
 from mmigrate.linux.kernel.page_ref import get_page
 from mmigrate.linux.kernel.pgtable import (
     find_leaf,
+    find_pmds,
     pmd_clear,
+    pmd_get,
     pmd_populate,
+    pte_lockptr_of,
     ptep_get,
     ptep_get_and_clear,
     ptep_set_wrprotect,
@@ -64,6 +69,8 @@ from mmigrate.linux.kernel.spinlock import SpinLock, spin_lock, spin_lock_nested
 from mmigrate.linux.kernel.straight import small
 from mmigrate.linux.kernel.tlb import flush_tlb_range
 from mmigrate.linux.mm import (
+    huge_memory,
+    huge_split,
     migrate,
     mmap,
     mmu_notifier,
@@ -95,7 +102,7 @@ def new_table(mm: Mm, level: int) -> PageTable:
     kernel = mm.kernel
     kernel.table_numbers += 1
     number = kernel.table_numbers
-    lock = SpinLock("ptl" if level == 1 else "page_table_lock", f"table {number} lock")
+    lock = SpinLock("ptl" if level == 1 else "pmd lock", f"table {number} lock")
     return PageTable(level, number, lock)
 
 
@@ -104,16 +111,38 @@ def pte_alloc_map(mm: Mm, vma: Vma | None, addr: int) -> PageTable:
     leaf = find_leaf(mm, addr)
     if leaf is not None:
         return leaf
+    pmds = pmd_alloc(mm, addr)
+    __pte_alloc(mm, vma, pmds, addr)
+    return pte_lockptr_of(pmd_get(pmds, addr), addr)
+
+
+def pmd_alloc(mm: Mm, addr: int) -> PageTable:
+    """The table of pmds for @addr, made if it is missing  (mm/memory.c: __pud_alloc,
+    __pmd_alloc)."""
+    pmds = find_pmds(mm, addr)
+    if pmds is not None:
+        return pmds
     with spin_lock(mm.page_table_lock):
         table = mm.pgd
-        for level, shift in ((3, 39), (2, 30), (1, 21)):
+        for level, shift in ((3, 39), (2, 30)):
             index = (addr >> shift) & 511
-            lower = table.entries[index]
+            lower: PageTable | None = table.entries[index]
             if lower is None:  # nobody was faster
-                lower = new_table(mm, level)
-                pmd_populate(table, index, lower)
+                lower = table.entries[index] = new_table(mm, level)
             table = lower
     return table
+
+
+def __pte_alloc(mm: Mm, vma: Vma | None, pmds: PageTable, addr: int) -> None:
+    """Hang a table of ptes below an empty pmd; if a huge page is being split there, wait for the
+    one that it leaves  (mm/memory.c: __pte_alloc)."""
+    with spin_lock(pmds.ptl):
+        pmd = pmd_get(pmds, addr)
+        if pmd is None:  # nobody was faster
+            pmd_populate(pmds, addr, new_table(mm, 1))
+    if pmd_trans_splitting(pmd):
+        assert vma is not None
+        huge_memory.wait_split_huge_page(vma.anon_vma, pmds, addr)
 
 
 # --- freeing ---
@@ -147,10 +176,30 @@ def free_pgd_range(mm: Mm, addr: int, end: int, floor: int, ceiling: int) -> Non
         if table is None:
             addr = ((addr >> 30) + 1) << 30
             continue
-        index = (addr >> 21) & 511
-        if type(table.entries[index]) is PageTable:
-            pmd_clear(table, index)
+        pmd = table.entries[(addr >> 21) & 511]
+        if type(pmd) is PageTable:
+            pmd_clear(table, addr)
+        elif pmd is not None:
+            pmd_clear_bad(table, addr)
         addr += PMD_SIZE
+
+
+def pmd_none_or_clear_bad(pmds: PageTable, addr: int) -> bool:
+    """Whether there is no table of ptes at @addr.  It looks twice, and what is neither empty the
+    first time nor a table the second is wiped  (include/asm-generic/pgtable.h:
+    pmd_none_or_clear_bad)."""
+    if pmd_get(pmds, addr) is None:
+        return True
+    if type(pmd_get(pmds, addr)) is not PageTable:
+        pmd_clear_bad(pmds, addr)
+        return True
+    return False
+
+
+def pmd_clear_bad(pmds: PageTable, addr: int) -> None:
+    """mm/pgtable-generic.c: pmd_clear_bad."""
+    sched.warn(f"bad pmd {pmds.entries[(addr >> 21) & 511]!r} of {pmds!r} at {addr:#x}, wiped")
+    pmd_clear(pmds, addr)
 
 
 # --- emptying ---
@@ -229,10 +278,32 @@ def _unmap_single_vma(
     addr = start
     while addr < end:
         stop = min(end, (addr & PMD_MASK) + PMD_SIZE)
-        pt = find_leaf(vma.vm_mm, addr)
-        if pt is not None:
-            zap_pte_range(gather, vma, pt, addr, stop, details)
+        pmds = find_pmds(vma.vm_mm, addr)
+        pmd = None if pmds is None else pmd_get(pmds, addr)
+        if type(pmd) is PageTable:
+            zap_pte_range(gather, vma, pmd, addr, stop, details)
+        elif pmds is not None and pmd_trans_huge(pmd):
+            _zap_huge(gather, vma, pmds, addr, stop, details)
         addr = stop
+
+
+def _zap_huge(
+    gather: MmuGather,
+    vma: Vma,
+    pmds: PageTable,
+    addr: int,
+    end: int,
+    details: ZapDetails | None,
+) -> None:
+    """The huge part of zap_pmd_range.  mmap_sem may be held for read only: the pmd can change
+    until it is looked at once more."""
+    if end - addr != PMD_SIZE:
+        huge_split.split_huge_page_pmd(vma, addr, pmds)
+    elif huge_memory.zap_huge_pmd(gather, vma, pmds, addr):
+        return
+    pmd = pmd_get(pmds, addr)
+    if type(pmd) is PageTable:
+        zap_pte_range(gather, vma, pmd, addr, end, details)
 
 
 def zap_pte_range(
@@ -346,13 +417,25 @@ def copy_page_range(dst_mm: Mm, src_mm: Mm, vma: Vma) -> int:
     addr = vma.vm_start
     while addr < vma.vm_end:
         end = min(vma.vm_end, (addr & PMD_MASK) + PMD_SIZE)
-        src_pt = find_leaf(src_mm, addr)
-        if src_pt is not None:
-            _copy_pte_range(dst_mm, src_mm, src_pt, vma, addr, end)
+        src_pmds = find_pmds(src_mm, addr)
+        if src_pmds is not None:
+            _copy_pmd(dst_mm, src_mm, src_pmds, vma, addr, end)
         addr = end
     if is_cow:
         mmu_notifier.mmu_notifier_invalidate_range_end(src_mm, vma.vm_start, vma.vm_end)
     return 0
+
+
+def _copy_pmd(dst_mm: Mm, src_mm: Mm, src_pmds: PageTable, vma: Vma, addr: int, end: int) -> None:
+    """mm/memory.c: copy_pmd_range, one turn."""
+    pmd = pmd_get(src_pmds, addr)
+    if pmd_trans_huge(pmd):
+        dst_pmds = pmd_alloc(dst_mm, addr)
+        if huge_memory.copy_huge_pmd(dst_mm, src_mm, dst_pmds, src_pmds, addr, vma) == 0:
+            return
+        pmd = pmd_get(src_pmds, addr)  # it has been split, or zapped
+    if type(pmd) is PageTable:
+        _copy_pte_range(dst_mm, src_mm, pmd, vma, addr, end)
 
 
 def _copy_pte_range(

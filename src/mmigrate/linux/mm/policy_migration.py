@@ -22,12 +22,12 @@ from mmigrate.linux.include.vmstat import NR_ISOLATED_ANON
 from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.page_flags import PageReserved, page_is_file_cache
 from mmigrate.linux.kernel.page_ref import page_mapcount
-from mmigrate.linux.kernel.pgtable import find_leaf, ptep_get
+from mmigrate.linux.kernel.pgtable import find_leaf, find_pmds, pmd_get, ptep_get
 from mmigrate.linux.kernel.rwsem import down_read
 from mmigrate.linux.kernel.spinlock import spin_lock
 from mmigrate.linux.lib.list import ListHead, list_add_tail, list_empty
 from mmigrate.linux.lib.nodemask import node_remap, nodes, weight
-from mmigrate.linux.mm import memory, mempolicy, migrate, page_alloc, rmap, vmscan
+from mmigrate.linux.mm import huge_split, memory, mempolicy, migrate, page_alloc, rmap, vmscan
 from mmigrate.linux.mm import vma as areas
 
 
@@ -83,7 +83,11 @@ def _queue_vma(vma: Vma, start: int, end: int, mask: int, flags: int, pagelist: 
     move = flags & (MPOL_MF_MOVE | MPOL_MF_MOVE_ALL)
     while start < end:
         stop = min(end, (start & PMD_MASK) + PMD_SIZE)
-        pt = find_leaf(vma.vm_mm, start)
+        pmds = find_pmds(vma.vm_mm, start)
+        pt = None
+        if pmds is not None and pmd_get(pmds, start) is not None:
+            huge_split.split_huge_page_pmd(vma, start, pmds)
+            pt = find_leaf(vma.vm_mm, start)
         if pt is not None:
             ptl = pt.ptl
             with spin_lock(ptl):

@@ -26,12 +26,13 @@ from mmigrate.linux.include.mm import (
     VM_STACK_INCOMPLETE_SETUP,
 )
 from mmigrate.linux.include.mm_types import AddressSpace, Mm, Page, PageTable, Vma
-from mmigrate.linux.include.page_flags import PG_locked
+from mmigrate.linux.include.page_flags import PG_head, PG_locked
 from mmigrate.linux.include.pgtable import (
     _PAGE_DIRTY,
     _PAGE_RW,
     _PAGE_SOFT_DIRTY,
     _PRESENT_ANY,
+    HPAGE_PMD_NR,
     PAGE_SHIFT,
     PAGE_SIZE,
     PMD_MASK,
@@ -39,6 +40,8 @@ from mmigrate.linux.include.pgtable import (
     PTE_PFN_MASK,
     SWP_HWPOISON,
     pgoff_to_pte,
+    pmd_present,
+    pmd_trans_huge,
     pte_dirty,
     pte_file_mksoft_dirty,
     pte_mkclean,
@@ -50,11 +53,13 @@ from mmigrate.linux.include.pgtable import (
     swp_entry,
     swp_entry_to_pte,
 )
+from mmigrate.linux.include.switches import FIND_PMD_READS_ONCE
 from mmigrate.linux.include.vmstat import (
     MM_ANONPAGES,
     MM_FILEPAGES,
     MM_SWAPENTS,
     NR_ANON_PAGES,
+    NR_ANON_TRANSPARENT_HUGEPAGES,
     NR_FILE_MAPPED,
 )
 from mmigrate.linux.kernel.area import vma_flags
@@ -67,6 +72,7 @@ from mmigrate.linux.kernel.page_flags import (
     PageLocked,
     PageMlocked,
     PageSwapCache,
+    PageTransHuge,
     SetPageSwapBacked,
     page_anon_vma,
     page_mapping,
@@ -85,6 +91,9 @@ from mmigrate.linux.kernel.page_ref import (
 )
 from mmigrate.linux.kernel.pgtable import (
     find_leaf,
+    find_pmds,
+    pmd_get,
+    pte_lockptr_of,
     ptep_clear_flush,
     ptep_get,
     ptep_test_and_clear_young,
@@ -94,6 +103,8 @@ from mmigrate.linux.kernel.rwsem import down_read, down_read_trylock, up_read
 from mmigrate.linux.kernel.spinlock import spin_lock, spin_unlock
 from mmigrate.linux.kernel.straight import hot, small
 from mmigrate.linux.mm import (
+    huge_memory,
+    huge_split,
     memory,
     migrate,
     mlock,
@@ -167,9 +178,24 @@ def page_address_in_vma(page: Page, vma: Vma) -> int | None:
     return address if vma.vm_start <= address < vma.vm_end else None
 
 
-# The table of ptes for an address, from a single read of the pmd; None if there is none, or
-# a huge page stands there  (mm/rmap.c: mm_find_pmd).
-mm_find_pmd = find_leaf
+@small
+def mm_find_pmd(mm: Mm, address: int) -> PageTable | None:
+    """The table of ptes for an address, from a single read of the pmd; None if there is none, or
+    a huge page stands there  (mm/rmap.c: mm_find_pmd).
+
+    Without commit f72e7dcdd252 it looked whether the pmd is present, its callers then whether it
+    is huge, and went on to the lock and the pte by a third look. A fault that changes a huge
+    pmd has it empty for a moment, and takes no lock that a walk would wait for.
+    """
+    kernel = mm.kernel
+    if not kernel.absent or kernel.has(FIND_PMD_READS_ONCE):
+        return find_leaf(mm, address)
+    pmds = find_pmds(mm, address)
+    if pmds is None or not pmd_present(pmd_get(pmds, address)):
+        return None
+    if pmd_trans_huge(pmd_get(pmds, address)):
+        return None
+    return pte_lockptr_of(pmd_get(pmds, address), address)
 
 
 @small
@@ -177,7 +203,7 @@ def page_check_address(page: Page, mm: Mm, address: int, sync: bool) -> PageTabl
     """The leaf table whose pte at @address maps @page, with its lock held; None, and no
     lock, if it does not.  Without @sync a first look is taken without the lock
     (mm/rmap.c: page_check_address)."""
-    pt = find_leaf(mm, address)
+    pt = mm_find_pmd(mm, address)
     if pt is None:
         return None
     if not sync and not ptep_get(pt, address) & _PRESENT_ANY:
@@ -204,7 +230,7 @@ def do_page_add_anon_rmap(page: Page, vma: Vma, address: int, exclusive: bool) -
     (mm/rmap.c: do_page_add_anon_rmap)."""
     first = inc_mapcount(page)
     if first:
-        page.zone.vm_stat[NR_ANON_PAGES] += 1
+        _count_anon_page(page, 1)
     if PageKsm(page):
         return
     if not page.flags & PG_locked:
@@ -215,12 +241,23 @@ def do_page_add_anon_rmap(page: Page, vma: Vma, address: int, exclusive: bool) -
         _page_check_anon_rmap(page, vma, address)
 
 
+@small
+def _count_anon_page(page: Page, sign: int) -> None:
+    """An anonymous page is mapped now, or (-1) not any more.  It can be split only where a pte
+    lock is not held."""
+    if page.flags & PG_head:
+        page.zone.vm_stat[NR_ANON_TRANSPARENT_HUGEPAGES] += sign
+        page.zone.vm_stat[NR_ANON_PAGES] += sign * HPAGE_PMD_NR
+    else:
+        page.zone.vm_stat[NR_ANON_PAGES] += sign
+
+
 @hot
 def page_add_new_anon_rmap(page: Page, vma: Vma, address: int) -> None:
     """The first pte of a new anonymous page  (mm/rmap.c: page_add_new_anon_rmap)."""
     SetPageSwapBacked(page)
     inc_mapcount(page)  # nobody else can have it yet
-    page.zone.vm_stat[NR_ANON_PAGES] += 1
+    _count_anon_page(page, 1)
     _page_set_anon_rmap(page, vma, address, True)
 
 
@@ -260,7 +297,10 @@ def page_remove_rmap(page: Page) -> None:
     anon = PageAnon(page)
     if not dec_mapcount(page):
         return
-    page.zone.vm_stat[NR_ANON_PAGES if anon else NR_FILE_MAPPED] -= 1
+    if anon:
+        _count_anon_page(page, -1)
+    else:
+        page.zone.vm_stat[NR_FILE_MAPPED] -= 1
     if PageMlocked(page):
         mlock.clear_page_mlock(page)
     # mapping stays: a page still in the swap cache, or somebody with a reference, may
@@ -355,6 +395,7 @@ def try_to_unmap(page: Page, flags: int) -> int:
     (mm/rmap.c: try_to_unmap)."""
     if not page.flags & PG_locked:
         BUG("try_to_unmap of an unlocked page", page)
+    VM_BUG_ON_PAGE(bool(page.flags & PG_head), page, "try_to_unmap of a huge page")
     # exec moves such a stack while ptes and addresses disagree; an entry left in it
     # could not be found again.
     skips_stacks = flags & TTU_MIGRATION and PageAnonNotKsm(page)
@@ -591,6 +632,8 @@ class _References:
 
 def _page_referenced_one(page: Page, vma: Vma, address: int, arg: _References) -> int:
     """mm/rmap.c: page_referenced_one."""
+    if PageTransHuge(page):
+        return _huge_page_referenced_one(page, vma, address, arg)
     pt = page_check_address(page, vma.vm_mm, address, False)
     if pt is None:
         return SWAP_AGAIN
@@ -603,6 +646,26 @@ def _page_referenced_one(page: Page, vma: Vma, address: int, arg: _References) -
     young = ptep_test_and_clear_young(vma, address, pt)
     spin_unlock(ptl)
     if young and not flags & VM_SEQ_READ:
+        arg.referenced += 1
+        arg.vm_flags |= flags
+    arg.mapcount -= 1
+    return SWAP_AGAIN if arg.mapcount else SWAP_SUCCESS
+
+
+def _huge_page_referenced_one(page: Page, vma: Vma, address: int, arg: _References) -> int:
+    """The same for a huge page, even while it is being split.  It has no exception for areas
+    that are read through."""
+    pmds = huge_split.page_check_address_pmd(page, vma.vm_mm, address, splitting=True)
+    if pmds is None:
+        return SWAP_AGAIN
+    flags = vma_flags(vma)
+    if flags & VM_LOCKED:
+        spin_unlock(pmds.ptl)
+        arg.vm_flags |= VM_LOCKED
+        return SWAP_FAIL
+    young = huge_memory.pmdp_clear_flush_young_notify(vma, address, pmds)
+    spin_unlock(pmds.ptl)
+    if young:
         arg.referenced += 1
         arg.vm_flags |= flags
     arg.mapcount -= 1

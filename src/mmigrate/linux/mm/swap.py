@@ -5,8 +5,9 @@ PG_lru and no reference of the list's. zone.lru_lock guards the lists of a zone.
 worked on by its own CPU only, which is not preempted meanwhile, and counts as full until the
 last of its pages has left it.
 
-Differs: the tails of a larger page have no references of their own yet; nothing is kept for
-the balance between lists that a scan would look at.
+A transparent huge page is on a list as its head, and counts as HPAGE_PMD_NR pages.
+
+Differs: nothing is kept for the balance between lists that a scan would look at.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from mmigrate.linux.include.page_flags import (
     PG_tail,
     PG_unevictable,
 )
+from mmigrate.linux.include.pgtable import HPAGE_PMD_NR
 from mmigrate.linux.include.sched import Cpu
 from mmigrate.linux.include.vmstat import (
     LRU_ACTIVE_ANON,
@@ -55,6 +57,7 @@ from mmigrate.linux.kernel.page_flags import (
     SetPageReferenced,
     SetPageUnevictable,
     TestSetPageMlocked,
+    hpage_nr_pages,
     page_lru,
 )
 from mmigrate.linux.kernel.page_ref import (
@@ -68,7 +71,7 @@ from mmigrate.linux.kernel.percpu import get_cpu_var, per_cpu, put_cpu_var
 from mmigrate.linux.kernel.spinlock import spin_lock, spin_unlock
 from mmigrate.linux.kernel.straight import hot, small
 from mmigrate.linux.kernel.workqueue import run_on_cpus
-from mmigrate.linux.lib.list import ListHead, list_add, list_move_tail
+from mmigrate.linux.lib.list import ListHead, list_add, list_add_tail, list_move_tail
 from mmigrate.linux.mm import page_alloc
 
 LRU_ADD: Final = "lru_add"
@@ -85,7 +88,7 @@ _EITHER: Final = PG_active | PG_unevictable
 @small
 def add_page_to_lru_list(page: Page, zone: Zone, lru: int) -> None:
     list_add(page, zone.lruvec.lists[lru])
-    zone.vm_stat[NR_LRU_BASE + lru] += 1
+    zone.vm_stat[NR_LRU_BASE + lru] += HPAGE_PMD_NR if page.flags & PG_head else 1
 
 
 @small
@@ -94,7 +97,7 @@ def del_page_from_lru_list(page: Page, zone: Zone, lru: int) -> None:
     before.next = after
     after.prev = before
     page.next = page.prev = page
-    zone.vm_stat[NR_LRU_BASE + lru] -= 1
+    zone.vm_stat[NR_LRU_BASE + lru] -= HPAGE_PMD_NR if page.flags & PG_head else 1
 
 
 # --- the last reference ---
@@ -215,7 +218,7 @@ def __pagevec_lru_add_fn(page: Page, zone: Zone) -> None:
         BUG("added to the LRU twice", page)
     SetPageLRU(page)
     list_add(page, zone.lruvec.lists[lru])
-    zone.vm_stat[NR_LRU_BASE + lru] += 1
+    zone.vm_stat[NR_LRU_BASE + lru] += HPAGE_PMD_NR if page.flags & PG_head else 1
 
 
 @hot
@@ -248,7 +251,7 @@ def lru_cache_add_active_or_unevictable(page: Page, vma: Vma) -> None:
         lru_cache_add(page)
         return
     if not TestSetPageMlocked(page):
-        page.zone.vm_stat[NR_MLOCK] += 1
+        page.zone.vm_stat[NR_MLOCK] += hpage_nr_pages(page)
         page.zone.kernel.vm_events[UNEVICTABLE_PGMLOCKED] += 1
     add_page_to_unevictable_list(page)
 
@@ -262,6 +265,23 @@ def add_page_to_unevictable_list(page: Page) -> None:
         SetPageUnevictable(page)
         SetPageLRU(page)
         add_page_to_lru_list(page, zone, LRU_UNEVICTABLE)
+
+
+def lru_add_page_tail(page: Page, page_tail: Page, zone: Zone, pages: ListHead | None) -> None:
+    """Put a tail of a huge page that is being split next to its head, on the LRU or, with an
+    isolation reference, on @pages; lru_lock is held  (mm/swap.c: lru_add_page_tail)."""
+    if pages is None:
+        SetPageLRU(page_tail)
+    if PageLRU(page):
+        list_add_tail(page_tail, page)  # the head has been counted for all of them
+    elif pages is not None:
+        get_page(page_tail)
+        list_add_tail(page_tail, pages)
+    else:
+        # The head has not been counted yet, and will count as one.
+        lru = page_lru(page_tail)
+        zone.vm_stat[NR_LRU_BASE + lru] += 1
+        list_add_tail(page_tail, zone.lruvec.lists[lru])
 
 
 # --- pages on a list ---

@@ -23,6 +23,7 @@ from mmigrate.linux.kernel.page_flags import (
     PageLocked,
     PageSwapBacked,
     PageSwapCache,
+    PageTransHuge,
     PageUptodate,
     PageWriteback,
     SetPageDirty,
@@ -39,8 +40,10 @@ from mmigrate.linux.kernel.page_ref import get_page, page_mapped
 from mmigrate.linux.kernel.rcu import radix_tree_delete, radix_tree_lookup, radix_tree_store
 from mmigrate.linux.kernel.rwsem import RwSemaphore
 from mmigrate.linux.kernel.spinlock import SpinLock, spin_lock
+from mmigrate.linux.lib.list import ListHead
 from mmigrate.linux.mm import (
     filemap,
+    huge_split,
     mempolicy,
     migrate,
     page_io,
@@ -136,13 +139,17 @@ def delete_from_swap_cache(page: Page) -> None:
     swap.put_page(page)
 
 
-def add_to_swap(page: Page) -> bool:
+def add_to_swap(page: Page, pages: ListHead | None = None) -> bool:
     """Give an anonymous page a place in swap, and make it dirty so that it will be written;
-    False if there is no room  (mm/swap_state.c: add_to_swap)."""
+    False if there is no room.  A huge page is split; its tails go to @pages, isolated too
+    (mm/swap_state.c: add_to_swap)."""
     VM_BUG_ON_PAGE(not PageLocked(page), page, "add_to_swap of an unlocked page")
     VM_BUG_ON_PAGE(not PageUptodate(page), page, "add_to_swap of a page without contents")
     entry = swapfile.get_swap_page(page.zone.kernel)
     if not entry:
+        return False
+    if PageTransHuge(page) and huge_split.split_huge_page_to_list(page, pages):
+        swapfile.swapcache_free(entry)
         return False
     add_to_swap_cache(page, entry)
     SetPageDirty(page)

@@ -41,7 +41,7 @@ from mmigrate.linux.include.pgtable import (
 from mmigrate.linux.kernel.atomic import WRITE_ONCE, atomic_dec, atomic_inc
 from mmigrate.linux.kernel.bug import BUG_ON
 from mmigrate.linux.kernel.rwsem import down_write, up_write
-from mmigrate.linux.mm import mempolicy, rmap
+from mmigrate.linux.mm import huge_split, mempolicy, rmap
 
 sysctl_max_map_count: Final[int] = 65530
 
@@ -277,6 +277,7 @@ def vma_adjust(vma: Vma, start: int, end: int, pgoff: int, insert: Vma | None) -
                 error = rmap.anon_vma_clone(importer, exporter)
                 if error:
                     return error
+        huge_split.vma_adjust_trans_huge(vma, start, end, following, shift)
         shifted = following if shift else None
         _change_bounds(vma, start, end, pgoff, shifted, shift, swallowed, insert)
         if swallowed is not None:

@@ -77,6 +77,7 @@ from mmigrate.linux.kernel.page_flags import (
     SetPageReclaim,
     SetPageReferenced,
     TestClearPageReferenced,
+    hpage_nr_pages,
     lock_page,
     page_has_private,
     page_is_file_cache,
@@ -435,7 +436,7 @@ def _shrink_page_list(
         list_del(page)
         fate = _Fate.KEEP
         if trylock_page(page):
-            fate = _shrink_page(page, zone, sc, ttu_flags, stat, assumed)
+            fate = _shrink_page(page, page_list, zone, sc, ttu_flags, stat, assumed)
         if fate is _Fate.FREE or fate is _Fate.GONE:
             nr_reclaimed += 1
             if fate is _Fate.FREE:
@@ -467,13 +468,14 @@ def _shrink_page_list(
 
 def _shrink_page(
     page: Page,
+    page_list: ListHead,
     zone: Zone,
     sc: ScanControl,
     ttu_flags: int,
     stat: ReclaimStat,
     assumed: References | None,
 ) -> _Fate:
-    """One locked page."""
+    """One locked page.  The tails of a huge page that is split for swap go to @page_list."""
     VM_BUG_ON_PAGE(PageActive(page), page, "active on an inactive list")
     VM_BUG_ON_PAGE(page.zone is not zone, page, f"on a list of {zone!r}")
     sc.nr_scanned += 1
@@ -510,7 +512,7 @@ def _shrink_page(
     if PageAnon(page) and not PageSwapCache(page):
         if not sc.gfp_mask & __GFP_IO:
             return _Fate.KEEP_LOCKED
-        if not swap_state.add_to_swap(page):
+        if not swap_state.add_to_swap(page, page_list):
             return _Fate.ACTIVATE
         may_enter_fs = True
         mapping = page_mapping(page)
@@ -632,7 +634,9 @@ def _reclaim_once(pages: list[Page]) -> tuple[int, list[Page]]:
     freed = 0
     left: list[Page] = []
     for zone, page_list in lists.items():
-        files = [page_is_file_cache(page) for page in page_list]
+        files = [
+            page_is_file_cache(page) for page in page_list for _ in range(hpage_nr_pages(page))
+        ]
         zone.vm_stat[NR_ISOLATED_ANON] += files.count(0)
         zone.vm_stat[NR_ISOLATED_FILE] += files.count(1)
         freed += _shrink_page_list(

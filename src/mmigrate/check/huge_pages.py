@@ -1,0 +1,103 @@
+"""Compound pages, and what goes with the pmds that map huge pages."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from mmigrate.check.view import View
+from mmigrate.errors import Violation
+from mmigrate.linux.include.page_flags import PG_compound_lock, PG_head, PG_tail, page_flag_names
+from mmigrate.linux.include.pgtable import PAGE_SHIFT, PMD_MASK, PMD_SIZE, pte_pfn
+from mmigrate.linux.mm import huge_memory
+from mmigrate.linux.mm.page_alloc import compound_order
+
+
+def compound_pages(view: View) -> Iterator[Violation]:
+    """Every tail belongs to a head before it, and carries nothing but its pins; a page that is
+    neither has no head."""
+    heads: dict[int, int] = {}
+    for page in view.pages():
+        where = repr(page)
+        if page.flags & PG_compound_lock:
+            yield Violation("compound pages", where, "its compound lock is held, by nobody")
+        if page.flags & PG_head and page._count:
+            for pfn in range(page.pfn + 1, page.pfn + (1 << compound_order(page))):
+                heads[pfn] = page.pfn
+            if page.flags & PG_tail:
+                yield Violation("compound pages", where, "both a head and a tail")
+        if not page.flags & PG_tail:
+            if page.pfn in heads:
+                yield Violation("compound pages", where, f"no tail, inside pfn {heads[page.pfn]}")
+            continue
+        if page.first_page is None or heads.get(page.pfn) != page.first_page.pfn:
+            found = heads.get(page.pfn)
+            yield Violation(
+                "compound pages", where, f"a tail of {page.first_page!r}, found head {found}"
+            )
+        if page._count:
+            yield Violation("compound pages", where, f"a tail with _count {page._count}")
+        if page._mapcount + 1 != view.pins[page.pfn]:
+            yield Violation(
+                "compound pages",
+                where,
+                f"a tail with {page._mapcount + 1} pins, found {view.pins[page.pfn]}",
+            )
+        if page.mapping is not None:
+            yield Violation("compound pages", where, f"a tail with {page.mapping!r}")
+
+
+def huge_pages(view: View) -> Iterator[Violation]:
+    """A huge pmd lies in an area that takes it whole, leads to a head, and has a table of ptes
+    in reserve; the huge page of zeroes is referenced by each pmd that maps it."""
+    reserved: Counter[int] = Counter()
+    zeroes = 0
+    for mm, address, pmd in view.huge:
+        where = f"{mm!r} at {address:#x}"
+        reserved[_table_of(view, mm, address)] += 1
+        if pte_pfn(pmd) == view.huge_zero_pfn:
+            zeroes += 1
+        page = view.kernel.page_of(pte_pfn(pmd))
+        if not page.flags & PG_head:
+            flags = page_flag_names(page.flags)
+            yield Violation("huge pages", where, f"leads to {page!r}, which is no head ({flags})")
+        if address & ~PMD_MASK or not any(
+            vma.vm_start <= address and address + PMD_SIZE <= vma.vm_end for vma in mm.mmap
+        ):
+            yield Violation("huge pages", where, "a huge pmd that is not within one area")
+    for _, table, _ in view.pmds:
+        kept = len(table.pmd_huge_pte)
+        if kept != reserved[table.number]:
+            yield Violation(
+                "huge pages",
+                repr(table),
+                f"{kept} tables of ptes in reserve, found {reserved[table.number]} huge pmds",
+            )
+        for reserve in table.pmd_huge_pte:
+            if any(reserve.entries):
+                yield Violation("huge pages", repr(reserve), "in reserve, and not empty")
+    thp = huge_memory.state(view.kernel)
+    expected = zeroes + 1 if thp.huge_zero_page is not None else 0
+    if thp.huge_zero_refcount != expected:
+        yield Violation(
+            "huge pages",
+            "the huge zero page",
+            f"{thp.huge_zero_refcount} references, found {expected}",
+        )
+    if thp.huge_zero_page is not None:
+        pfn = thp.huge_zero_page.pfn
+        pins = sum(view.pins[part] for part in range(pfn, pfn + (PMD_SIZE >> PAGE_SHIFT)))
+        if thp.huge_zero_page._count != 1 + pins:
+            yield Violation(
+                "huge pages",
+                "the huge zero page",
+                f"_count {thp.huge_zero_page._count}, found {1 + pins}",
+            )
+
+
+def _table_of(view: View, mm: object, address: int) -> int:
+    return next(
+        table.number
+        for owner, table, base in view.pmds
+        if owner is mm and base <= address < base + (1 << 30)
+    )
