@@ -4,7 +4,9 @@ import pytest
 
 from mmigrate import Machine, MiB
 from mmigrate.check import ORACLES
-from mmigrate.linux.include.mm import VM_WRITE
+from mmigrate.check.view import View
+from mmigrate.linux.include.mm import MADV_HUGEPAGE, VM_WRITE
+from mmigrate.linux.include.mm_types import PageTable
 from mmigrate.linux.include.page_flags import PG_dirty, PG_lru, PG_mlocked
 from mmigrate.linux.include.pgtable import (
     SWP_MIGRATION_READ,
@@ -22,8 +24,18 @@ from mmigrate.linux.include.vmstat import (
 )
 from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.page_ref import get_page
-from mmigrate.linux.kernel.pgtable import find_leaf
+from mmigrate.linux.kernel.pgtable import find_leaf, find_pmds
 from mmigrate.linux.kernel.spinlock import spin_lock
+from mmigrate.linux.mm.huge_memory import huge_parts
+
+
+def huge_area(process):
+    """The base pages of a huge page that the process has."""
+    area = process.mmap(MiB(4))
+    process.madvise(area, MADV_HUGEPAGE)
+    start = (area.start + MiB(2) - 1) & -MiB(2)
+    process.write(start, b"huge")
+    return huge_parts(process.page_at(start))
 
 
 class Scene:
@@ -78,6 +90,20 @@ def free_pages(scene):
     sections = scene.kernel.mem_map.values()
     free = next(page for section in sections for page in section if page and not page._count)
     free.flags |= PG_mlocked
+
+
+def compound_pages(scene):
+    """A tail that remembers a pin nobody has."""
+    huge_area(scene.app)[1]._mapcount += 1
+
+
+def huge_pages(scene):
+    """A table of ptes in reserve for no huge pmd."""
+    huge_area(scene.app)
+    pmds = find_pmds(scene.app.mm, scene.app.mm.mmap[-1].vm_end - 1)
+    tables = [table for _, table, _ in View(scene.machine).pmds if table.pmd_huge_pte]
+    assert pmds is not None and len(tables) == 1
+    tables[0].pmd_huge_pte.append(PageTable(1, 9999, pmds.ptl))
 
 
 def references(scene):
@@ -156,6 +182,8 @@ SEEDED = {
     "locks": locks,
     "frames": frames,
     "free pages": free_pages,
+    "compound pages": compound_pages,
+    "huge pages": huge_pages,
     "references": references,
     "mapcount": mapcount,
     "migration entries": migration_entries,

@@ -25,6 +25,7 @@ from mmigrate.linux.include.pgtable import (
 )
 from mmigrate.linux.kernel.pgtable import find_leaf
 from mmigrate.linux.mm import mmap, mprotect
+from mmigrate.linux.mm.mmu_notifier import MmuNotifier
 from mmigrate.machine.process import peek_pte
 
 PAGE = 4096
@@ -152,14 +153,14 @@ def test_the_flush_is_announced_while_ptes_change_and_not_after():
     app.touch(where)
     seen = []
 
-    class Notifier:
+    class Notifier(MmuNotifier):
         def invalidate_range_start(self, mm, start, end):
             seen.append((mm.tlb_flush_pending, start, end))
 
         def invalidate_range_end(self, mm, start, end):
             seen.append((mm.tlb_flush_pending, start, end))
 
-    app.mm.mmu_notifiers.append(Notifier())
+    app.mm.mmu_notifiers.append(Notifier("test"))
     app.mprotect(where, "r")
     end = where.start + PAGE
     assert seen == [(True, where.start, end)] * 2
@@ -171,13 +172,13 @@ def test_nobody_is_notified_of_a_range_without_page_tables():
     where = app.mmap(pages=1)
     seen = []
 
-    class Notifier:
+    class Notifier(MmuNotifier):
         def invalidate_range_start(self, mm, start, end):
             seen.append(start)
 
         invalidate_range_end = invalidate_range_start
 
-    app.mm.mmu_notifiers.append(Notifier())
+    app.mm.mmu_notifiers.append(Notifier("test"))
     app.mprotect(where, "r")
     assert seen == []
 

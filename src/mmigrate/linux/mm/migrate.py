@@ -529,12 +529,6 @@ def _unmap_and_move_locked(page: Page, newpage: Page, force: bool, mode: Migrate
     return rc
 
 
-def _is_split(page: Page) -> bool:
-    """A huge page is split first, and its former head goes on alone; if it cannot be split,
-    because nobody maps it any more, it goes back and counts as moved."""
-    return not PageTransHuge(page) or huge_split.split_huge_page(page) == 0
-
-
 @hot
 def unmap_and_move(
     get_new_page: NewPage,
@@ -553,8 +547,12 @@ def unmap_and_move(
         return _refuse(page, Reason.NO_MEMORY, -ENOMEM)
     # Only our reference is left: everybody else has freed it.
     rc = MIGRATEPAGE_SUCCESS
-    if page_count(page) != 1 and _is_split(page):
-        rc = __unmap_and_move(page, newpage, force, mode)
+    if page_count(page) != 1:
+        huge = PageTransHuge(page)
+        # A huge page is split first, and its former head goes on alone. One that cannot be
+        # split, because nobody maps it any more, goes back and counts as moved.
+        if not huge or huge_split.split_huge_page(page) == 0:
+            rc = __unmap_and_move(page, newpage, force, mode)
 
     if rc != -EAGAIN:
         list_del(page)

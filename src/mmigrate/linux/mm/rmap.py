@@ -188,8 +188,12 @@ def mm_find_pmd(mm: Mm, address: int) -> PageTable | None:
     pmd has it empty for a moment, and takes no lock that a walk would wait for.
     """
     kernel = mm.kernel
-    if not kernel.absent or kernel.has(FIND_PMD_READS_ONCE):
-        return find_leaf(mm, address)
+    if kernel.absent and not kernel.has(FIND_PMD_READS_ONCE):
+        return _mm_find_pmd_v315(mm, address)
+    return find_leaf(mm, address)
+
+
+def _mm_find_pmd_v315(mm: Mm, address: int) -> PageTable | None:
     pmds = find_pmds(mm, address)
     if pmds is None or not pmd_present(pmd_get(pmds, address)):
         return None
