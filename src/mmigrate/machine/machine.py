@@ -23,6 +23,7 @@ from mmigrate.linux.include.mm_types import Inode, Page
 from mmigrate.linux.include.sched import Cred, Task
 from mmigrate.linux.include.switches import BASE, absent_commits
 from mmigrate.linux.kernel.cpuset import Cpuset, new_cpuset
+from mmigrate.linux.kernel.fair import NumaBalancing
 from mmigrate.linux.mm import (
     fork,
     page_writeback,
@@ -72,6 +73,7 @@ class Machine:
     switches go.  @without, @backports: commits to take away or to add, by id.
     @thp: which areas get transparent huge pages: "always", "madvise" (those for which
     `process.madvise(where, MADV_HUGEPAGE)` asked) or "never".
+    @numa_balancing: memory follows its users; `process.numa_scan()` lets a scan come due.
     Raises ScenarioError: no node has memory, or a number makes no sense.
     """
 
@@ -86,6 +88,7 @@ class Machine:
         without: Iterable[str] = (),
         backports: Iterable[str] = (),
         thp: str = "madvise",
+        numa_balancing: bool = False,
     ) -> None:
         _check_shape(nodes, cpus, distances)
         if thp not in ("always", "madvise", "never"):
@@ -94,6 +97,8 @@ class Machine:
         self.kernel = boot(
             nodes, cpus=cpus, distances=distances, movable=movable, absent=absent, thp=thp
         )
+        if numa_balancing:
+            self.kernel.numa_balancing = NumaBalancing()
         self.processes: list[Process] = []
         self.pins: list[Pin] = []
         self.files: dict[str, Inode] = {}

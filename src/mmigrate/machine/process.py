@@ -78,6 +78,7 @@ from mmigrate.linux.mm import (
     mremap,
     policy_syscalls,
     swap,
+    task_numa,
 )
 from mmigrate.linux.mm.cpuset_migration import cpuset_attach
 from mmigrate.linux.mm.move_pages import sys_move_pages
@@ -522,6 +523,19 @@ class Process:
         new, more_bits = _mask(to, maxnode)
         pid = 0 if process is None or process is self else process.pid
         return self._call(policy_syscalls.sys_migrate_pages, pid, max(bits, more_bits), old, new)
+
+    def numa_scan(self) -> int:
+        """Let time pass until a scan of NUMA balancing is due, and do it: the next access to
+        each page that was marked tells from which node it comes.  How many were marked.
+        Raises ScenarioError: the machine has no NUMA balancing."""
+        kernel = self.machine.kernel
+        if kernel.numa_balancing is None:
+            raise ScenarioError("NUMA balancing is off: Machine(numa_balancing=True) turns it on")
+        due = self.mm.numa_next_scan or kernel.jiffies + kernel.numa_balancing.scan_delay
+        kernel.jiffies = max(kernel.jiffies, due)
+        with self.running() as task:
+            self.mm.numa_next_scan = due
+            return task_numa.task_numa_work(task)
 
     def join(self, cpuset: Cpuset) -> None:
         """Be moved into a cpuset, by oneself."""

@@ -7,12 +7,12 @@ from mmigrate.errors import KernelBug
 from mmigrate.linux.include.page_flags import PG_compound_lock, PG_head, PG_lru, PG_tail
 from mmigrate.linux.include.pgtable import pmd_trans_splitting
 from mmigrate.linux.include.vmstat import NR_ISOLATED_ANON
+from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.page_ref import get_page, put_page
 from mmigrate.linux.kernel.pgtable import find_pmds
-from mmigrate.linux.mm import huge_split, migrate, rmap, vmscan
+from mmigrate.linux.mm import huge_split, migrate, rmap
 from tests.linux.mm.migration import in_window, isolated, moved
 from tests.linux.mm.thp import (
-    HUGE,
     PAGE,
     huge_area,
     huge_page,
@@ -294,9 +294,7 @@ def test_while_a_pmd_is_being_split_user_code_goes_on():
         seen.append(pmd_trans_splitting(pmd_of(app, where.start)))
         app.write(where.start + 8 * PAGE, b"meanwhile")
 
-    with app.running() as task:
-        splitter = computer.process(cpu=0)
-        del task
+    splitter = computer.process(cpu=0)
     with in_window(lambda obj, field, kind: obj is head and field == PG_compound_lock, look):
         split(splitter, head)
     assert seen == [True]
@@ -318,8 +316,6 @@ def test_a_pmd_that_is_being_replaced_is_never_empty():
 
         def wait(self, obj, field, kind, until):
             assert until()
-
-    from mmigrate.linux.kernel import sched
 
     previous = sched.install(Watch())
     try:
@@ -354,4 +350,3 @@ def test_a_split_against_everybody(rival, seed):
         pin.release()
     computer.drain_pagevecs()
     assert computer.check() == []
-    assert vmscan and HUGE

@@ -28,12 +28,14 @@ class Kernel:
         "events",
         "free_page",
         "inodes",
+        "jiffies",
         "lock_order",
         "mem_map",
         "mms",
         "node_distance",
         "node_states_memory",
         "nodes",
+        "numa_balancing",
         "policy_zone",
         "rcu_callbacks",
         "reasons",
@@ -69,6 +71,9 @@ class Kernel:
         self.devices: dict[str, Any] = {}
         self.swap: Any = None  # linux/mm/swapfile.py
         self.transparent_hugepage: Any = None  # linux/mm/huge_memory.py
+        self.numa_balancing: Any = None  # linux/kernel/fair.py; None: off
+        # time in milliseconds, which passes only where somebody says so
+        self.jiffies = 1
         # counters that give stable names
         self.task_numbers = 0
         self.anon_vma_numbers = 0

@@ -442,6 +442,9 @@ class Mm:
         "mmap_sem",
         "mmu_notifiers",
         "name",
+        "numa_next_scan",
+        "numa_scan_offset",
+        "numa_scan_seq",
         "on_swapoff_list",
         "page_table_lock",
         "pgd",
@@ -486,6 +489,11 @@ class Mm:
         self.mm_users = 1
         self.mm_count = 1
         self.tlb_flush_pending = False
+        # NUMA balancing: when the next scan is due, where it begins, and how often all areas
+        # have been scanned
+        self.numa_next_scan = 0
+        self.numa_scan_offset = 0
+        self.numa_scan_seq = 0
         # mmlist_lock
         self.on_swapoff_list = False
         self.mmu_notifiers: list[Any] = []

@@ -146,6 +146,9 @@ class PglistData:
         "node_start_pfn",
         "node_zonelists",
         "node_zones",
+        "numabalancing_migrate_lock",
+        "numabalancing_migrate_next_window",
+        "numabalancing_migrate_nr_pages",
     )
 
     def __init__(self, kernel: Kernel, node_id: int, start_pfn: int, nr_pages: int) -> None:
@@ -156,6 +159,10 @@ class PglistData:
         self.node_zones: list[Zone] = []  # populated zones only, ascending
         # [0]: all nodes by distance, [1]: this node only (__GFP_THISNODE)
         self.node_zonelists: tuple[list[Zone], list[Zone]] = ([], [])
+        # numabalancing_migrate_lock: how many pages hinting faults have moved here, until when
+        self.numabalancing_migrate_lock: SpinLock = None  # type: ignore[assignment]  # page_boot
+        self.numabalancing_migrate_next_window = 0
+        self.numabalancing_migrate_nr_pages = 0
 
     def __repr__(self) -> str:
         return f"node {self.node_id}"

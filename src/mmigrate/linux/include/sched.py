@@ -74,6 +74,7 @@ class Task:
         "mm",
         "name",
         "nr_dirtied",
+        "numa",
         "number",
         "pid",
         "preempt_count",
@@ -99,6 +100,7 @@ class Task:
         self.held: list[Any] = []  # locks, in the order in which they were taken
         self.nr_dirtied = 0
         self.stack: list[str] = []
+        self.numa: Any = None  # its hinting faults: linux/kernel/fair.py
         # task_lock
         self.mempolicy: Mempolicy | None = None
         self.il_next = 0

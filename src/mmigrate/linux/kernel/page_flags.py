@@ -298,6 +298,23 @@ def set_page_private(page: Page, private: object) -> None:
     page.private = private
 
 
+def page_cpupid_last(page: Page) -> int:
+    """By whom the page was used at the last hinting fault; -1: nobody yet
+    (include/linux/mm.h: page_cpupid_last)."""
+    if sched.hook is not None:
+        sched.hook.announce(page, "_last_cpupid", READ)
+    return page._last_cpupid
+
+
+def page_cpupid_xchg_last(page: Page, cpupid: int) -> int:
+    """Remember who uses the page now; who did last  (mm/mmzone.c: page_cpupid_xchg_last)."""
+    if sched.hook is not None:
+        sched.hook.announce(page, "_last_cpupid", WRITE)
+    last = page._last_cpupid
+    page._last_cpupid = cpupid
+    return last
+
+
 # --- the page lock, and writeback ---
 
 

@@ -70,7 +70,7 @@ from mmigrate.linux.include.vmstat import (
     THP_ZERO_PAGE_ALLOC,
     THP_ZERO_PAGE_ALLOC_FAILED,
 )
-from mmigrate.linux.kernel import sched
+from mmigrate.linux.kernel import fair, sched
 from mmigrate.linux.kernel.atomic import (
     READ_ONCE,
     atomic_cmpxchg,
@@ -80,13 +80,17 @@ from mmigrate.linux.kernel.atomic import (
     atomic_xchg,
 )
 from mmigrate.linux.kernel.bug import BUG, BUG_ON, VM_BUG_ON_PAGE, WARN_ON
+from mmigrate.linux.kernel.fair import TNF_MIGRATED, TNF_NO_GROUP
 from mmigrate.linux.kernel.highmem import copy_user_highpage
 from mmigrate.linux.kernel.page_flags import (
     PageCompound,
     PageHead,
+    PageLocked,
     SetPageUptodate,
+    page_cpupid_last,
     trylock_page,
     unlock_page,
+    wait_on_page_locked,
 )
 from mmigrate.linux.kernel.page_ref import (
     get_page,
@@ -111,6 +115,7 @@ from mmigrate.linux.mm import (
     khugepaged,
     memory,
     mempolicy,
+    migrate_misplaced,
     mlock,
     mmu_notifier,
     page_alloc,
@@ -195,8 +200,7 @@ def pgtable_trans_huge_withdraw(pmds: PageTable) -> PageTable:
 
 
 def pmdp_clear_flush_notify(vma: Vma, haddr: int, pmds: PageTable) -> int:
-    """Clear a huge pmd, and flush it from the TLBs of CPUs and, since the merge of drm-next,
-    of those who share the page tables
+    """Clear a huge pmd, and flush it from the TLBs of CPUs and of those who share the page tables
     (include/linux/mmu_notifier.h: pmdp_clear_flush_notify)."""
     pmd = pmdp_clear_flush(vma, haddr, pmds)
     mmu_notifier.mmu_notifier_invalidate_range(vma.vm_mm, haddr, haddr + HPAGE_PMD_SIZE)
@@ -492,12 +496,77 @@ def copy_user_huge_page(to: Page, source: Page) -> None:
 
 
 def do_huge_pmd_numa_page(mm: Mm, vma: Vma, address: int, pmds: PageTable, pmd: int) -> int:
-    """A hinting fault on a huge page: make the pmd present again
-    (mm/huge_memory.c: do_huge_pmd_numa_page).  Differs: it does not migrate the page yet."""
-    with spin_lock(pmds.ptl):
-        if pmd_get(pmds, address) == pmd:
-            set_pmd_at(mm, address & HPAGE_PMD_MASK, pmds, pte_mknonnuma(pmd))
+    """A hinting fault on a huge page: learn from where it is used, and move it there or make the
+    pmd present again; 0  (mm/huge_memory.c: do_huge_pmd_numa_page).
+
+    Known defect of v3.19: who waits for a page that is being moved holds no reference on it, and
+    may come to wait for whoever has the frame next.
+    """
+    haddr = address & HPAGE_PMD_MASK
+    ptl = pmds.ptl
+    spin_lock(ptl)
+    if pmd_get(pmds, address) != pmd:
+        spin_unlock(ptl)
+        return 0
+    page = pmd_page(mm.kernel, pmd)
+    if PageLocked(page):  # somebody is moving it
+        spin_unlock(ptl)
+        _wait_migrate_huge_page(mm, pmds, address)
+        return 0
+    BUG_ON(is_huge_zero_page(page), "a hinting fault on the huge zero page", vma)
+    page_nid = page.zone.nid
+    last_cpupid = page_cpupid_last(page)
+    flags = fair.count_hinting_fault(page)
+    if not pte_write(pmd):
+        flags |= TNF_NO_GROUP
+    page_locked = trylock_page(page)
+    target_nid = mempolicy.mpol_misplaced(page, vma, haddr)
+    if target_nid == -1 and page_locked:
+        _clear_pmdnuma(mm, haddr, pmds, pmd, page)
+        fair.task_numa_fault(last_cpupid, page_nid, HPAGE_PMD_NR, flags)
+        return 0
+    if not page_locked:
+        spin_unlock(ptl)
+        wait_on_page_locked(page)
+        return 0
+    get_page(page)
+    spin_unlock(ptl)
+    anon_vma = rmap.page_lock_anon_vma_read(page)  # keeps splits away
+    spin_lock(ptl)
+    if pmd_get(pmds, address) != pmd:
+        unlock_page(page)
+        swap.put_page(page)
+        spin_unlock(ptl)
+        if anon_vma is not None:
+            rmap.page_unlock_anon_vma_read(anon_vma)
+        return 0
+    if anon_vma is None:
+        swap.put_page(page)
+        _clear_pmdnuma(mm, haddr, pmds, pmd, page)
+        return 0
+    spin_unlock(ptl)
+    if migrate_misplaced.migrate_misplaced_transhuge_page(
+        mm, vma, pmds, pmd, address, page, target_nid
+    ):
+        flags |= TNF_MIGRATED
+        page_nid = target_nid
+    rmap.page_unlock_anon_vma_read(anon_vma)
+    fair.task_numa_fault(last_cpupid, page_nid, HPAGE_PMD_NR, flags)
     return 0
+
+
+def _clear_pmdnuma(mm: Mm, haddr: int, pmds: PageTable, pmd: int, page: Page) -> None:
+    """Leave the page where it is; the pmd lock and the page lock are held, and let go."""
+    set_pmd_at(mm, haddr, pmds, pte_mknonnuma(pmd))
+    unlock_page(page)
+    spin_unlock(pmds.ptl)
+
+
+def _wait_migrate_huge_page(mm: Mm, pmds: PageTable, address: int) -> None:
+    """mm/migrate.c: wait_migrate_huge_page.  The pmd is read anew, without its lock."""
+    pmd = pmd_get(pmds, address)
+    if pmd_trans_huge(pmd):
+        wait_on_page_locked(pmd_page(mm.kernel, pmd))
 
 
 # --- looking pages up ---

@@ -71,9 +71,10 @@ from mmigrate.linux.include.vmstat import (
     PGFAULT,
     PGMAJFAULT,
 )
-from mmigrate.linux.kernel import sched
+from mmigrate.linux.kernel import fair, sched
 from mmigrate.linux.kernel.area import vma_flags, vma_page_prot
 from mmigrate.linux.kernel.atomic import READ_ONCE
+from mmigrate.linux.kernel.bug import BUG_ON
 from mmigrate.linux.kernel.highmem import copy_user_highpage
 from mmigrate.linux.kernel.page_flags import (
     PageAnon,
@@ -83,11 +84,12 @@ from mmigrate.linux.kernel.page_flags import (
     PageUptodate,
     SetPageUptodate,
     lock_page,
+    page_cpupid_last,
     page_private,
     trylock_page,
     unlock_page,
 )
-from mmigrate.linux.kernel.page_ref import get_page
+from mmigrate.linux.kernel.page_ref import get_page, page_mapcount
 from mmigrate.linux.kernel.pgtable import (
     find_pmds,
     pmd_get,
@@ -103,6 +105,7 @@ from mmigrate.linux.mm import (
     huge_memory,
     mempolicy,
     migrate,
+    migrate_misplaced,
     mlock,
     mmap,
     mmu_notifier,
@@ -550,13 +553,37 @@ def do_swap_page(mm: Mm, vma: Vma, addr: int, pt: PageTable, flags: int, orig_pt
     return ret
 
 
-def do_numa_page(mm: Mm, vma: Vma, addr: int, pt: PageTable, entry: int) -> int:
-    """A hinting fault: make the pte present again  (mm/memory.c: do_numa_page).
-    Differs: it does not migrate the page yet."""
+def do_numa_page(mm: Mm, vma: Vma, addr: int, pt: PageTable, pte: int) -> int:
+    """A hinting fault: make the pte present again, and move the page if it is used from another
+    node; 0  (mm/memory.c: do_numa_page)."""
     ptl = pt.ptl
-    with spin_lock(ptl):
-        if ptep_get(pt, addr) == entry:
-            set_pte_at(mm, addr, pt, pte_mknonnuma(entry))
+    spin_lock(ptl)
+    if ptep_get(pt, addr) != pte:
+        spin_unlock(ptl)
+        return 0
+    # Before anything else: whether the page moves or not, others may use it from now on.
+    pte = pte_mknonnuma(pte)
+    set_pte_at(mm, addr, pt, pte)
+    page = vm_normal_page(vma, addr, pte)
+    if page is None:
+        spin_unlock(ptl)
+        return 0
+    BUG_ON(page is mm.kernel.zero_page, "a hinting fault on the zero page", vma)
+    flags = 0 if pte_write(pte) else fair.TNF_NO_GROUP
+    if page_mapcount(page) > 1 and vma.vm_flags & VM_SHARED:
+        flags |= fair.TNF_SHARED
+    last_cpupid = page_cpupid_last(page)
+    page_nid = page.zone.nid
+    get_page(page)
+    flags |= fair.count_hinting_fault(page)
+    target_nid = mempolicy.mpol_misplaced(page, vma, addr)
+    spin_unlock(ptl)
+    if target_nid == -1:
+        swap.put_page(page)
+    elif migrate_misplaced.migrate_misplaced_page(page, vma, target_nid):
+        page_nid = target_nid
+        flags |= fair.TNF_MIGRATED
+    fair.task_numa_fault(last_cpupid, page_nid, 1, flags)
     return 0
 
 

@@ -31,7 +31,7 @@ from mmigrate.linux.include.mmzone import ZONE_MOVABLE, Zone
 from mmigrate.linux.include.pgtable import PAGE_SHIFT
 from mmigrate.linux.include.sched import Task
 from mmigrate.linux.include.vmstat import NUMA_INTERLEAVE_HIT
-from mmigrate.linux.kernel import sched
+from mmigrate.linux.kernel import fair, sched
 from mmigrate.linux.kernel.atomic import atomic_dec_and_test
 from mmigrate.linux.kernel.cpuset import cpuset_mems_allowed
 from mmigrate.linux.kernel.rwsem import RwSemaphore, mutex_lock
@@ -297,11 +297,15 @@ def _alloc_by(pol: Mempolicy | None, gfp: int, order: int, node: int | None = No
 
 def mpol_misplaced(page: Page, vma: Vma, addr: int) -> int:
     """The node a hinting fault should move the page to, or -1
-    (mm/mempolicy.c: mpol_misplaced).  Differs: no filter of the scheduler."""
+    (mm/mempolicy.c: mpol_misplaced)."""
+    task = sched.task
     pol = get_vma_policy(vma, addr)
-    here = sched.task.cpu.node
+    here = task.cpu.node
     if pol is None:  # the built-in policy moves pages to who uses them
-        return here if here != page.zone.nid else -1
+        nid = page.zone.nid
+        if not fair.should_numa_migrate_memory(task, page, nid, task.cpu.number):
+            return -1
+        return here if here != nid else -1
     if not pol.flags & MPOL_F_MOF:
         return -1
     if pol.mode == MPOL_INTERLEAVE:

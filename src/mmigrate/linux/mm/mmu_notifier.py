@@ -1,15 +1,14 @@
 """Those who share a process' page tables and must hear of changes  (mm/mmu_notifier.c).
 
 A secondary MMU that follows a process gives an object with the methods of `MmuNotifier`; those
-that it does not care for do nothing. `invalidate_range` came with the merge of drm-next: it is
-for hardware that walks the page tables of the process itself.
+that it does not care for do nothing. `invalidate_range` is for hardware that walks the page
+tables of the process itself.
 Differs: no SRCU; callbacks of an mm that exits end with `release`.
 """
 
 from __future__ import annotations
 
 from mmigrate.linux.include.mm_types import Mm
-from mmigrate.linux.include.switches import DRM_NEXT_NOTIFIERS
 
 
 class MmuNotifier:
@@ -93,14 +92,11 @@ def mmu_notifier_invalidate_range_start(mm: Mm, start: int, end: int) -> None:
 def mmu_notifier_invalidate_range_end(mm: Mm, start: int, end: int) -> None:
     """They have changed.  Who listens to `invalidate_range` alone hears of it too."""
     for notifier in mm.mmu_notifiers:
-        if mm.kernel.has(DRM_NEXT_NOTIFIERS):
-            notifier.invalidate_range(mm, start, end)
+        notifier.invalidate_range(mm, start, end)
         notifier.invalidate_range_end(mm, start, end)
 
 
 def mmu_notifier_invalidate_range(mm: Mm, start: int, end: int) -> None:
-    """Entries have been cleared and not been set again yet; nothing without the merge of
-    drm-next."""
-    if mm.mmu_notifiers and mm.kernel.has(DRM_NEXT_NOTIFIERS):
-        for notifier in mm.mmu_notifiers:
-            notifier.invalidate_range(mm, start, end)
+    """Entries have been cleared and not been set again yet."""
+    for notifier in mm.mmu_notifiers:
+        notifier.invalidate_range(mm, start, end)

@@ -603,6 +603,7 @@ def free_pages_prepare(page: Page, order: int) -> bool:
             return False
         part.flags = 0
         part.first_page = None
+        part._last_cpupid = -1
         part.private = 0
         part.data = None
     return True
@@ -621,6 +622,7 @@ def free_hot_cold_page(page: Page, cold: bool = False) -> None:
         return
     page.mapping = page.data = None
     page.flags = page.private = 0
+    page._last_cpupid = -1
     zone = page.zone
     migratetype = zone.pageblock_type.get(page.pfn >> PAGEBLOCK_ORDER, MIGRATE_MOVABLE)
     page.index = migratetype

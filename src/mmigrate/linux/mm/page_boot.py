@@ -46,6 +46,9 @@ def init_memory(
     for nid, size in enumerate(sizes):
         pages = size >> PAGE_SHIFT
         node = PglistData(kernel, nid, pfn, pages)
+        node.numabalancing_migrate_lock = SpinLock(
+            "numabalancing_migrate_lock", f"node {nid} numabalancing_migrate_lock"
+        )
         kernel.nodes.append(node)
         if not pages:
             continue
