@@ -1,11 +1,12 @@
 """Boots a guest that runs one command and then ends.
 
 The guest sees the root file system of this computer, read-only, so it runs the same Python and the
-same files; one folder, `share`, it may write to, at the same path.
+same files; one folder, `share`, it may write to, at the same path. /run and /dev/shm are its own.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -18,24 +19,49 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 from mmigrate.errors import LabError
 from mmigrate.lab import keeper
 from mmigrate.lab.accelerator import accelerator
 from mmigrate.lab.guest import Guest
 from mmigrate.lab.monitor import Monitor
-from mmigrate.lab.tools import find_tools
+from mmigrate.lab.tools import Tools, find_tools
 
 _TAIL: Final = 12  # lines of the console that an error shows
-_SCRIPT: Final = """\
-#!/bin/sh
-cd {folder}
+# The first process of the guest, in place of the distribution's: what a scenario needs is mounted
+# in a second, where udev and services would take ten.
+_INIT: Final = """\
+#!{busybox} sh
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+mount() {{ {busybox} mount "$@"; }}
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev 2>/dev/null
+{busybox} mkdir -p /dev/shm /dev/pts
+mount -t tmpfs tmpfs /dev/shm
+mount -t devpts devpts /dev/pts
+mount -t tmpfs tmpfs /run
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount -t debugfs debugfs /sys/kernel/debug
+mount -t tracefs tracefs /sys/kernel/tracing
+mount -t 9p -o trans=virtio,version=9p2000.L,msize=524288 share {share}
+{busybox} mkdir -p /run/tmp {share}/requests
+export HOME=/run TMPDIR=/run/tmp
+export MMIGRATE_DISPOSABLE=1 MMIGRATE_REQUESTS={share}/requests
 {environment}
+{balloon}
+cd {folder}
 {command} > {share}/output 2>&1 < /dev/null
-echo $? > {share}/status.new
-mv {share}/status.new {share}/status
+echo $? > {share}/status
+echo b > /proc/sysrq-trigger
 """
+# oops=panic: a kernel that complained that much is not asked any further.
+_KERNEL_ARGUMENTS: Final = (
+    "console=ttyS0 loglevel=6 panic=-1 oops=panic nokaslr mitigations=off audit=0 apparmor=0 "
+    "nowatchdog random.trust_cpu=on cryptomgr.notests 8250.nr_uarts=1 "
+    "numa_balancing=disable transparent_hugepage=madvise"
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +99,7 @@ class Boot:
         self.share = self._own / "share" if share is None else share.absolute()
         self.begun = time.monotonic()
         try:
-            self._process = self._start(tools.vng, tools.busybox, command, environment or {})
+            self._process = self._start(tools, command, environment or {})
         except OSError as error:
             self._remove()
             raise LabError(f"the guest cannot be started: {error}") from error
@@ -82,44 +108,71 @@ class Boot:
             raise
 
     def _start(
-        self, vng: str, busybox: str, command: Sequence[str], environment: Mapping[str, str]
+        self, tools: Tools, command: Sequence[str], environment: Mapping[str, str]
     ) -> subprocess.Popen[bytes]:
         self.share.mkdir(parents=True, exist_ok=True)
-        temporary = self._own / "tmp"
-        temporary.mkdir()
-        script = self.share / "run.sh"
-        script.write_text(
-            _SCRIPT.format(
-                folder=shlex.quote(os.getcwd()),
+        (self.share / "status").unlink(missing_ok=True)
+        init = self._own / "init"
+        init.write_text(
+            _INIT.format(
+                busybox=tools.busybox,
+                share=shlex.quote(str(self.share)),
                 environment="\n".join(
                     f"export {name}={shlex.quote(value)}" for name, value in environment.items()
                 ),
+                balloon="modprobe virtio_balloon" if self.guest.balloon else "",
+                folder=shlex.quote(os.getcwd()),
                 command=shlex.join(command),
-                share=shlex.quote(str(self.share)),
             )
         )
-        script.chmod(0o755)
-        arguments = [
-            *(vng, "--verbose", "--force-9p", "--busybox", busybox),
-            *([] if self.accelerator == "kvm" else ["--disable-kvm"]),
-            *self.guest.arguments(),
-            *("--rwdir", str(self.share), "--exec", str(script)),
-        ]
-        qemu = f"-qmp unix:{self._own}/qmp,server=on,wait=off"
-        if self.guest.balloon:
-            qemu += " -device virtio-balloon-pci"
-        arguments.append(f"--qemu-opts={qemu}")
-        environ = {**os.environ, "TMPDIR": str(temporary)}
-        environ["PATH"] = f"{Path(vng).parent}:{environ.get('PATH', '')}:/usr/sbin:/sbin"
-        with open(self._own / "console", "wb") as console:
+        init.chmod(0o755)
+        self._make_initramfs(tools)
+        with open(self._own / "qemu", "wb") as said:
             return subprocess.Popen(
-                [sys.executable, "-I", "-S", keeper.__file__, str(self._own), *arguments],
+                [
+                    *(sys.executable, "-I", "-S", keeper.__file__, str(self._own)),
+                    *self._command_line(tools, init),
+                ],
                 stdin=subprocess.PIPE,
-                stdout=console,
+                stdout=said,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env=environ,
             )
+
+    def _make_initramfs(self, tools: Tools) -> None:
+        release = self.guest.kernel.release
+        done = subprocess.run(
+            [tools.mkinitramfs, "--mod-kversion", release, "--outfile", f"{self._own}/initramfs"],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"},
+        )
+        if done.returncode:
+            reason = done.stderr.strip().splitlines()[-1:] or ["it gave no reason"]
+            raise LabError(f"virtme-ng cannot make the initramfs of {release}: {reason[0]}")
+
+    def _command_line(self, tools: Tools, init: Path) -> list[str]:
+        kernel = [_KERNEL_ARGUMENTS, *self.guest.append, f"init={init}"]
+        processor = "host" if self.accelerator == "kvm" else "max,la57=off"
+        command = [
+            *(tools.qemu, "-name", "mmigrate", "-nodefaults", "-no-user-config"),
+            *("-display", "none", "-no-reboot", "-machine", "q35", "-cpu", processor),
+            *("-accel", self.accelerator, *self.guest.arguments()),
+            *("-serial", f"file:{self._own}/console"),
+            *("-qmp", f"unix:{self._own}/qmp,server=on,wait=off"),
+            *("-kernel", str(self.guest.kernel.path.absolute())),
+            *("-initrd", f"{self._own}/initramfs", "-append", " ".join(kernel)),
+        ]
+        for tag, path, mode in (("/dev/root", "/", "on"), ("share", str(self.share), "off")):
+            name = tag.rpartition("/")[2]
+            command += [
+                "-fsdev",
+                f"local,id={name},path={path},security_model=none,readonly={mode},multidevs=remap",
+                "-device",
+                f"virtio-9p-pci,fsdev={name},mount_tag={tag}",
+            ]
+        return command
 
     def __enter__(self) -> Boot:
         return self
@@ -157,8 +210,8 @@ class Boot:
 
     @property
     def console(self) -> str:
-        """What the kernel, and what booted it, have said so far."""
-        return _text(self._own / "console")
+        """What QEMU and the kernel have said so far."""
+        return _text(self._own / "qemu") + _text(self._own / "console")
 
     def tail(self) -> str:
         """The last lines of the console, for a sentence about what went wrong."""
@@ -168,6 +221,33 @@ class Boot:
     def monitor(self) -> Monitor:
         """QEMU's monitor of this guest; close it."""
         return Monitor(self._own / "qmp")
+
+    def answer_requests(self) -> None:
+        """Do what the guest asks for: `N.request` in the folder `requests`, one JSON object.
+
+        {"balloon": SIZE} sets the bytes that the balloon leaves to it, {"balloon": null} asks for
+        them.  `N.answer` has the "result", or the "error".
+        """
+        for request in sorted((self.share / "requests").glob("*.request")):
+            answer: dict[str, Any]
+            try:
+                answer = {"result": self._answer(json.loads(request.read_text()))}
+            except (LabError, ValueError, KeyError) as error:
+                answer = {"error": str(error)}
+            request.unlink()
+            written = request.with_suffix(".written")
+            written.write_text(json.dumps(answer))
+            written.rename(request.with_suffix(".answer"))
+
+    def _answer(self, request: dict[str, Any]) -> int:
+        size = request["balloon"]
+        monitor = self.monitor()
+        try:
+            if size is not None:
+                monitor.balloon = size
+            return monitor.balloon
+        finally:
+            monitor.close()
 
     def wait(self, seconds: float) -> GuestRun:
         """Until the command has ended.
@@ -180,6 +260,7 @@ class Boot:
                 raise LabError(
                     f"the guest did not end within {seconds:g} s; its console ends:\n{self.tail()}"
                 )
+            self.answer_requests()
             time.sleep(0.05)
         status = self.status
         if status is None:

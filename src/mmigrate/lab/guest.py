@@ -1,4 +1,4 @@
-"""What a guest looks like: nodes, memory, CPUs, distances  (as virtme-ng wants to hear it)."""
+"""What a guest looks like: nodes, memory, CPUs, distances."""
 
 from __future__ import annotations
 
@@ -75,20 +75,22 @@ class Guest:
         return range(len(self.nodes)) if self.cpus is None else self.cpus
 
     def arguments(self) -> list[str]:
-        """For vng."""
+        """For QEMU."""
         found = [
-            *("--run", str(Path(self.image).absolute())),
-            *("--cpus", str(len(self.node_of_cpu))),
-            *("--memory", f"{sum(self.nodes) >> 20}M"),
+            *("-smp", str(len(self.node_of_cpu))),
+            *("-m", f"{sum(self.nodes) >> 20}M"),
         ]
         for number, size in enumerate(self.nodes):
-            cpus = [cpu for cpu, node in enumerate(self.node_of_cpu) if node == number]
-            memory = f"{size >> 20}M" if size else "0"
-            found += ["--numa", ",".join([memory, *(f"cpus={cpu}" for cpu in cpus)])]
-        if self.distances is not None:
-            for one, row in enumerate(self.distances):
-                for other, distance in enumerate(row):
-                    found += ["--numa-distance", f"{one},{other}={distance}"]
-        for argument in self.append:
-            found += ["--append", argument]
+            node = f"node,nodeid={number}"
+            if size:
+                found += ["-object", f"memory-backend-ram,id=memory{number},size={size >> 20}M"]
+                node += f",memdev=memory{number}"
+            for cpu, its_node in enumerate(self.node_of_cpu):
+                node += f",cpus={cpu}" if its_node == number else ""
+            found += ["-numa", node]
+        for one, row in enumerate(self.distances or ()):
+            for other, distance in enumerate(row):
+                found += ["-numa", f"dist,src={one},dst={other},val={distance}"]
+        if self.balloon:
+            found += ["-device", "virtio-balloon-pci"]
         return found

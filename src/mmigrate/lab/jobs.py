@@ -95,6 +95,7 @@ def _events(boot: Boot, results: Path, jobs: Sequence[Job]) -> Iterator[dict[str
         late = time.monotonic() > deadline
         if not running or late:
             break
+        boot.answer_requests()
         time.sleep(0.05)
     if current is not None:
         how = "the guest hung" if late else "the guest ended"

@@ -5,7 +5,8 @@ kernel, computer or user cannot do is `Missing`, with the reason.
 """
 
 from mmigrate.errors import Missing
-from mmigrate.real.machine import RealMachine, RealStarted
+from mmigrate.real.machine import RealMachine
 from mmigrate.real.process import RealPin, RealProcess
+from mmigrate.real.tasks import RealStarted
 
 __all__ = ["Missing", "RealMachine", "RealPin", "RealProcess", "RealStarted"]

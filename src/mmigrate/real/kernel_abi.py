@@ -61,6 +61,8 @@ MREMAP_FIXED: Final = 2
 MCL_CURRENT: Final = 1
 
 MADV_PAGEOUT: Final = 21
+MADV_HWPOISON: Final = 100
+MADV_SOFT_OFFLINE: Final = 101
 
 POLICY_MODES: Final = {
     "default": 0,

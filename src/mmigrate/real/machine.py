@@ -6,20 +6,19 @@ with RealMachine(nodes=(MiB(64), MiB(64))) as machine:
     app.touch(heap)
     print(app.move_pages(heap, node=1))
 
-Whatever it made goes when it is closed: processes, files, mounts, swap areas, cgroups.
+Whatever it made goes when it is closed: processes, files, mounts, swap areas, cgroups. What it
+changed is put back. The same happens if this interpreter is killed.
 """
 
 from __future__ import annotations
 
 import os
-import random
 import signal as signals
-import socket
-import struct
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
@@ -27,58 +26,38 @@ from mmigrate.api import Mapping
 from mmigrate.errors import EnvironmentLacks, Missing, ScenarioError, Violation
 from mmigrate.real import kernel_abi as abi
 from mmigrate.real import nodes as node_tables
-from mmigrate.real import puppet
 from mmigrate.real.channel import Channel, Listener
 from mmigrate.real.files import Files, RealFile, start_writeback, sync_file
+from mmigrate.real.groups import Cgroup, Cpuset, Groups
+from mmigrate.real.kernel_log import KernelLog, isolated_pages, read_vmstat
 from mmigrate.real.libc import libc
+from mmigrate.real.obedient import Obedient
+from mmigrate.real.outside import Balloon
 from mmigrate.real.own_areas import OwnAreas
 from mmigrate.real.process import RealProcess
+from mmigrate.real.settings import Settings, disposable
+from mmigrate.real.spawn import Spawner, become, prepare
+from mmigrate.real.swap import RealSwapArea, Swap
+from mmigrate.real.tasks import RealStarted, Tasks
 from mmigrate.real.undo import Undo
 from mmigrate.units import MiB
 
-_ADDR_NO_RANDOMIZE: Final = 0x0040000
-_PRIMED: Final = bytes(puppet.MAX_PAYLOAD)
-
-
-class RealStarted:
-    """A function that runs in a task of its own, from `machine.start`."""
-
-    def __init__(
-        self, name: str, cpu: int, function: Callable[[], Any], owner: RealProcess | None
-    ) -> None:
-        self.name = name
-        self.cpu = cpu
-        self.owner = owner
-        self.function = function
-        self.finished = False
-        self.failure: BaseException | None = None
-        self._result: Any = None
-
-    @property
-    def result(self) -> Any:
-        """What the function returned, or the OSError it ended with."""
-        if not self.finished:
-            raise ScenarioError(f"{self.name} has not finished; call machine.run() first")
-        return self._result
-
-    def __repr__(self) -> str:
-        return f"<{self.name}: {self._result if self.finished else 'not finished'}>"
-
-    def run(self) -> None:
-        try:
-            self._result = self.function()
-        except OSError as error:
-            self._result = error
-        except BaseException as error:
-            self.failure = error
-        self.finished = True
+_LASTING: Final = Path("/run/mmigrate")  # filesystems of a guest, for the machines to come
+_INSIDE: Final = ("kernel", "page_of", "shadow", "log")
+_NOT_TO_BE_HAD: Final = {
+    "kswapd": "kswapd acts when it is needed",
+    "alloc_contig": "no system call takes given frames out of use",
+    "device": "there is no device that shares page tables",
+}
 
 
 class RealMachine:
     """This computer, as a scenario asks for one.
 
     @nodes: bytes that each node must have at least; 0 for one without memory.  @cpus: the
-    node of each CPU, by default one CPU a node.  @seconds: the longest a system call may take.
+    node of each CPU, by default one CPU a node.  @distances: rows of the distance table that it
+    must have.  @thp, @numa_balancing: as for a modelled machine.  @seconds: the longest a
+    system call may take.  Other arguments of a modelled machine mean nothing here.
     Raises Missing: this kernel is not such a machine, with the reason.
     """
 
@@ -87,28 +66,45 @@ class RealMachine:
         nodes: Sequence[int] = (MiB(64),),
         *,
         cpus: Sequence[int] | None = None,
+        distances: Sequence[Sequence[int]] | None = None,
+        thp: str = "madvise",
+        numa_balancing: bool = False,
+        without: Collection[str] = (),
         seconds: float = 60,
-        **options: Any,
+        **others: Any,
     ) -> None:
-        _check_platform()
+        if without:
+            raise Missing("no commit can be taken away from a kernel that is built")
+        self._cpus = node_tables.choose_cpus(nodes, cpus)
+        node_tables.check_distances(distances)
         self.wanted_nodes = tuple(nodes)
-        cpu_nodes = range(len(nodes)) if cpus is None else cpus
-        self._cpus = node_tables.choose_cpus(nodes, list(cpu_nodes))
-        self.options = options
         self.seconds = seconds
+        self.others = others
         self.processes: list[RealProcess] = []
         self.connecting = threading.Lock()
-        self.listener = Listener(seconds)
         self.undo = Undo()
-        self._files = Files(self.undo.add)
+        self.settings = Settings(self.undo)
+        self._spawner = Spawner()
+        self.listener = Listener(seconds)
+        self._files = Files(self.undo.add, _LASTING if disposable() else None)
+        self._swap = Swap(self._files, self.undo)
+        self._groups = Groups(self.undo)
+        self._tasks = Tasks()
         self._names: set[str] = set()
         self._next_cpu = 0
-        self._started: list[RealStarted] = []
-        self._task = threading.local()
-        self._program = os.memfd_create("program")
-        os.write(self._program, puppet.image())
+        self._balloon: Balloon | None = None
+        self._log = KernelLog()
         self._own_moves = 0
-        self._at_start = read_vmstat()
+        try:
+            if os.geteuid() == 0:
+                self.settings.thp(thp)
+                self.settings.numa_balancing(numa_balancing)
+            elif numa_balancing:
+                raise Missing("only root can switch NUMA balancing on")
+            self._at_start = read_vmstat()
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> RealMachine:
         return self
@@ -119,11 +115,18 @@ class RealMachine:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except EnvironmentLacks as failure:
+            if error is None:
+                raise
+            error.add_note(str(failure))
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("kernel", "page_of", "shadow", "log"):
+        if name in _INSIDE:
             raise Missing(f"machine.{name} looks inside the model; a real kernel does not show it")
+        if name in _NOT_TO_BE_HAD:
+            raise Missing(f"machine.{name} is not to be had: {_NOT_TO_BE_HAD[name]}")
         raise AttributeError(f"a real machine has no {name}")
 
     # --- end ---
@@ -136,21 +139,23 @@ class RealMachine:
                     os.kill(process.pid, signals.SIGKILL)
 
     def close(self) -> None:
-        """End all processes, and put back whatever was changed."""
+        """End all processes, and put back whatever was changed.
+
+        Raises EnvironmentLacks: something could not be put back.
+        """
         self.kill()
         for process in list(self.processes):
             process.close()
             self.reap(process)
         self.processes.clear()
         self.listener.close()
-        if self._program >= 0:
-            os.close(self._program)
-            self._program = -1
+        self._spawner.close()
+        self._log.close()
         failed = self.undo.carry_out()
         if failed:
             raise EnvironmentLacks("could not put back: " + "; ".join(failed))
 
-    def reap(self, process: RealProcess) -> str:
+    def reap(self, process: Obedient) -> str:
         """Wait for a process that has ended, or is about to; how it ended, in words."""
         end = time.monotonic() + self.seconds
         try:
@@ -187,43 +192,18 @@ class RealMachine:
         if uid and os.geteuid() != 0:
             raise Missing(f"only root can start a process as user {uid}")
         name = self.unique_name(name)
-        here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            pid = self._spawn(there.fileno(), self.real_cpu(cpu))
-        finally:
-            there.close()
-        process = RealProcess(
-            self, name, pid, Channel(here, self.seconds, 0, 0), OwnAreas.of(_maps(pid))
-        )
-        self.add_process(process)
-        _prepare(process)
+        pid, connection = self._spawner.start(self.real_cpu(cpu))
+        channel = Channel(connection, self.seconds, 0, 0)
+        with open(f"/proc/{pid}/maps") as file:
+            own = OwnAreas.of(file.read())
+        process = self.add_process(RealProcess(self, name, pid, channel, own))
+        prepare(process)
         if uid or capabilities is not None:
-            _become(process, uid, capabilities)
+            become(process, uid, capabilities)
         process.set_name(name)
         if policy is not None:
             process.set_mempolicy(*policy)
         return process
-
-    def _spawn(self, connection: int, cpu: int) -> int:
-        """Execute the program, on @cpu from its first page on and at the same addresses every
-        time."""
-        usual = os.sched_getaffinity(0)
-        personality = libc.personality(0xFFFFFFFF)
-        try:
-            os.sched_setaffinity(0, {cpu})
-            libc.personality(personality | _ADDR_NO_RANDOMIZE)
-            return os.posix_spawn(
-                f"/proc/self/fd/{self._program}",
-                ["mmigrate"],
-                {},
-                file_actions=[(os.POSIX_SPAWN_DUP2, connection, 0)],
-                setpgroup=0,  # Ctrl-C is for us; we end the others
-                setsigmask=[],
-                setsigdef=[signals.SIGINT, signals.SIGTERM, signals.SIGPIPE],
-            )
-        finally:
-            libc.personality(personality)
-            os.sched_setaffinity(0, usual)
 
     def add_process(self, process: RealProcess) -> RealProcess:
         self.processes.append(process)
@@ -246,9 +226,6 @@ class RealMachine:
         if not 0 <= number < len(self._cpus):
             raise ScenarioError(f"there is no CPU {number}; this machine has {len(self._cpus)}")
         return self._cpus[number]
-
-    def pin_to_cpu(self, tid: int, cpu: int) -> None:
-        os.sched_setaffinity(tid, {cpu})
 
     def wait_for_thread(self, pid: int, tid: int) -> None:
         """Until a thread that was told to end has ended."""
@@ -274,13 +251,12 @@ class RealMachine:
         started = RealStarted(
             name, self.real_cpu(cpu), lambda: function(*arguments, **options), owner
         )
-        self._started.append(started)
+        self._tasks.add(started)
         return started
 
     def running_task(self) -> RealStarted | None:
         """The task that the calling thread of this interpreter runs, if it is one."""
-        found: RealStarted | None = getattr(self._task, "started", None)
-        return found
+        return self._tasks.current()
 
     def run(self, seed: int | None = None, *, max_steps: int = 0) -> None:
         """Run the started tasks, at the same time, until all have ended.
@@ -288,39 +264,10 @@ class RealMachine:
         @seed: how long each waits before it begins, up to a fifth of a millisecond, so that
         other seeds show other orders.  The kernel decides the rest.
         """
-        tasks, self._started = self._started, []
-        delays = random.Random(seed)
-        barrier = threading.Barrier(len(tasks) or 1)
-
-        def body(started: RealStarted, delay: float) -> None:
-            self._task.started = started
-            try:
-                if started.owner is not None and not started.owner.exited:
-                    started.owner.add_thread(started.cpu)
-            finally:
-                barrier.wait(self.seconds)
-            if delay:
-                end = time.perf_counter() + delay
-                while time.perf_counter() < end:
-                    pass
-            started.run()
-
-        threads = [
-            threading.Thread(
-                target=body,
-                name=started.name,
-                args=(started, 0.0 if seed is None else delays.random() / 5000),
-                daemon=True,
-            )
-            for started in tasks
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        for thread in threads:
+        tasks = self._tasks.waiting()
+        for thread in self._tasks.run(seed, self.seconds):
             for process in list(self.processes):
-                process.end_threads(thread.ident or 0)
+                process.end_threads(thread)
         for started in tasks:
             if started.failure is not None:
                 raise started.failure
@@ -343,9 +290,20 @@ class RealMachine:
         """Begin to write a file's dirty pages, and do not wait."""
         start_writeback(file)
 
+    def start_flusher(self) -> None:
+        """Begin to write the dirty pages of all files."""
+        for file in self._files.files.values():
+            start_writeback(file)
+
     def truncate(self, file: RealFile, size: int) -> None:
         """The system call truncate."""
+        if size < 0:
+            os.truncate(file.path, size)
         os.truncate(file.path, size)
+
+    def drop_caches(self) -> None:
+        """Drop the clean, unmapped pages of all files."""
+        self.settings.drop_caches()
 
     def finish_io(self) -> None:
         """Wait until all disks are idle."""
@@ -354,6 +312,71 @@ class RealMachine:
     def drain_pagevecs(self) -> None:
         """Empty the per-CPU page vectors: move_pages of no page does."""
         libc.syscall(abi.SYS_MOVE_PAGES, 0, 0, None, b"", b"", 0)
+
+    def swapon(self, size: int = MiB(64)) -> RealSwapArea:
+        """Add a swap area of @size bytes."""
+        return self._swap.on(size)
+
+    def swapoff(self, area: RealSwapArea) -> None:
+        self._swap.off(area)
+
+    def swap_out(self, process: RealProcess, where: Mapping) -> int:
+        """Reclaim the pages of a range, as far as the rules of reclaim allow; how many."""
+        before = sum(bool(word & abi.PM_PRESENT) for word in process.pagemap(where))
+        process.madvise(where, abi.MADV_PAGEOUT)
+        return before - sum(bool(word & abi.PM_PRESENT) for word in process.pagemap(where))
+
+    # --- groups ---
+
+    def cpuset(self, name: str, nodes: Collection[int], *, memory_migrate: bool = False) -> Cpuset:
+        """A cpuset that allows memory on @nodes; @memory_migrate: memory follows its tasks and
+        its changes.  Processes join with `process.join(cpuset)`."""
+        return self._groups.cpuset(name, nodes, memory_migrate)
+
+    def set_mems(self, cpuset: Cpuset, nodes: Collection[int]) -> None:
+        """Write to a cpuset's `mems`."""
+        with self.accounting(*(process for process in self.processes if not process.exited)):
+            cpuset.set_mems(nodes)
+
+    def cgroup(self, name: str, limit: int | None = None, parent: Cgroup | None = None) -> Cgroup:
+        """A memory cgroup with a limit in bytes.  Processes join with `process.join(cgroup)`."""
+        return self._groups.cgroup(name, limit, parent)
+
+    # --- memory as a whole ---
+
+    def compact(self, node: int | None = None) -> None:
+        """Compact the memory of a node, or of all."""
+        self.settings.compact(node)
+
+    def hugepages(self, count: int, node: int | None = None, size: int = MiB(2)) -> int:
+        """Set how many huge pages a pool has; how many it has now."""
+        return self.settings.hugepages(count, node, size)
+
+    def khugepaged_scan(self) -> None:
+        """Let khugepaged look at everything that is advised."""
+        self.settings.khugepaged_scan()
+
+    def split(self, process: RealProcess, address: int) -> None:
+        """Split the huge page at an address."""
+        self.settings.split(process.pid, address, address + 4096)
+
+    def ksm_scan(self) -> None:
+        """Merge the equal pages of what is advised."""
+        self.settings.ksm_scan()
+
+    def offline(self, what: int | range) -> None:
+        """Take a node, or a range of frames, out of use; OSError if something cannot go."""
+        if isinstance(what, range):
+            self.settings.offline_range(what.start, what.stop - 1)
+        else:
+            self.settings.offline_node(what)
+
+    @property
+    def balloon(self) -> Balloon:
+        """The virtio balloon."""
+        if self._balloon is None:
+            self._balloon = Balloon()
+        return self._balloon
 
     # --- looking ---
 
@@ -368,6 +391,19 @@ class RealMachine:
         return [node_tables.numastat(nid) for nid in range(len(self.wanted_nodes))]
 
     @property
+    def buddyinfo(self) -> str:
+        """/proc/buddyinfo."""
+        return Path("/proc/buddyinfo").read_text()
+
+    @property
+    def pagetypeinfo(self) -> str:
+        """/proc/pagetypeinfo."""
+        try:
+            return Path("/proc/pagetypeinfo").read_text()
+        except OSError as error:
+            raise Missing(f"/proc/pagetypeinfo: {error.strerror}") from error
+
+    @property
     def vmstat(self) -> dict[str, int]:
         """/proc/vmstat: how much each counter has changed since this machine was made, without
         what the pages of the processes' own program did."""
@@ -378,71 +414,16 @@ class RealMachine:
         return change
 
     @contextmanager
-    def accounting(self, process: RealProcess) -> Iterator[None]:
-        """Around a call that may move all pages of a process: those of its own program are
-        left out of `vmstat`."""
+    def accounting(self, *processes: RealProcess) -> Iterator[None]:
+        """Around a call that may move all pages of some processes: those of their own program
+        are left out of `vmstat`."""
+        before = [process.own_placement() for process in processes]
         yield
+        for process, nodes in zip(processes, before, strict=True):
+            if not process.exited:
+                now = process.own_placement()
+                self._own_moves += sum(now.get(page, node) != node for page, node in nodes.items())
 
     def check(self) -> list[Violation]:
-        """What the kernel complained of since this machine was made."""
-        return []
-
-
-def _check_platform() -> None:
-    if os.uname().machine != "x86_64" or struct.calcsize("P") != 8:
-        raise Missing(f"real processes are made for x86_64; this is {os.uname().machine}")
-
-
-def _maps(pid: int) -> str:
-    with open(f"/proc/{pid}/maps") as file:
-        return file.read()
-
-
-def _prepare(process: RealProcess) -> None:
-    """Let a new process touch all of its own memory once, catch its signals, and close what it
-    inherited."""
-    process.close_all_but({0})
-    handler, restorer = puppet.signal_handler()
-    flags = abi.SA_SIGINFO | abi.SA_RESTORER | abi.SA_NODEFER
-    action = struct.pack("<QQQQ", handler, flags, restorer, 0)
-    for number in (signals.SIGSEGV, signals.SIGBUS):
-        place = process.payload
-        process.call(abi.SYS_RT_SIGACTION, number, place, 0, 8, payload=action)
-    process.order(puppet.LOOK, 0, 1, 1)  # a signal, for its frame on the stack
-    process.order(puppet.COPY, 0, 0, 0, payload=_PRIMED)
-
-
-def _become(process: RealProcess, uid: int, capabilities: Collection[str] | None) -> None:
-    """Change the user and what it may do.  A process that did so may not be looked at by
-    others of its user, unlike one that began that way: that is put right."""
-    wanted = 0
-    for name in capabilities or ():
-        if name not in abi.CAPABILITIES:
-            raise ScenarioError(f"no capability is called {name}")
-        wanted |= 1 << abi.CAPABILITIES[name]
-    if uid:
-        process.call(abi.SYS_PRCTL, abi.PR_SET_KEEPCAPS, 1)
-        process.call(abi.SYS_SETGROUPS, 0, 0)
-        process.call(abi.SYS_SETRESGID, uid, uid, uid)
-        process.call(abi.SYS_SETRESUID, uid, uid, uid)
-    header = struct.pack("<Ii", abi.CAPABILITY_VERSION_3, 0)
-    low, high = wanted & 0xFFFFFFFF, wanted >> 32
-    data = struct.pack("<6I", low, low, 0, high, high, 0)
-    place = process.payload
-    process.call(abi.SYS_CAPSET, place, place + len(header), payload=header + data)
-    process.call(abi.SYS_PRCTL, abi.PR_SET_DUMPABLE, 1)
-
-
-def read_vmstat() -> dict[str, int]:
-    """/proc/vmstat, with what the CPUs have counted so far."""
-    with suppress(OSError), open("/proc/sys/vm/stat_refresh", "rb") as file:
-        file.read()
-    with open("/proc/vmstat") as file:
-        return {name: int(value) for name, value in (line.split() for line in file)}
-
-
-def swap_out(process: RealProcess, where: Mapping) -> int:
-    """Pages of a range that are reclaimed when it is advised (MADV_PAGEOUT)."""
-    before = sum(bool(word & abi.PM_PRESENT) for word in process.pagemap(where))
-    process.madvise(where, abi.MADV_PAGEOUT)
-    return before - sum(bool(word & abi.PM_PRESENT) for word in process.pagemap(where))
+        """What the kernel complained of since it was asked last, and pages that it forgot."""
+        return self._log.complaints() + isolated_pages()

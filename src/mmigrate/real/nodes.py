@@ -76,11 +76,11 @@ def _text(node: int, name: str) -> str:
         raise Missing(f"this kernel does not show {name} of node {node}") from error
 
 
-def choose_cpus(nodes: Sequence[int], cpus: Sequence[int]) -> list[int]:
+def choose_cpus(nodes: Sequence[int], cpus: Sequence[int] | None) -> list[int]:
     """The CPU of this computer for each CPU of the machine that was asked for.
 
-    @nodes: bytes on each node; @cpus: the node of each CPU.  Raises Missing: too few nodes, or
-    nodes of another kind.
+    @nodes: bytes on each node; @cpus: the node of each CPU, by default one CPU a node.
+    Raises Missing: too few nodes, or nodes of another kind.
     """
     online, with_memory = online_nodes(), nodes_with_memory()
     for number, size in enumerate(nodes):
@@ -97,10 +97,10 @@ def choose_cpus(nodes: Sequence[int], cpus: Sequence[int]) -> list[int]:
             raise Missing(f"the scenario needs {size} bytes on node {number}; it has less")
     chosen = []
     used: dict[int, int] = {}
-    for node in cpus:
+    for node in range(len(nodes)) if cpus is None else cpus:
         if not 0 <= node < len(nodes):
             raise ScenarioError(
-                f"cpus={list(cpus)} must name the node of each CPU, 0 to {len(nodes) - 1}"
+                f"cpus={list(cpus or ())} must name the node of each CPU, 0 to {len(nodes) - 1}"
             )
         own = cpus_of(node)
         if not own:
@@ -109,3 +109,11 @@ def choose_cpus(nodes: Sequence[int], cpus: Sequence[int]) -> list[int]:
         chosen.append(own[used.get(node, 0) % len(own)])
         used[node] = used.get(node, 0) + 1
     return chosen
+
+
+def check_distances(wanted: Sequence[Sequence[int]] | None) -> None:
+    """Raises Missing: the nodes are not at these distances."""
+    for node, row in enumerate(wanted or ()):
+        found = distances(node)[: len(row)]
+        if found != list(row):
+            raise Missing(f"node {node} must be at distances {list(row)}; they are {found}")

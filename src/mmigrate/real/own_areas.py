@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,6 +14,7 @@ from mmigrate.units import PAGE_SIZE
 _STACKS: Final = 0x1000_0000  # of threads, below the program
 _STACK: Final = 0x8000
 _STACK_STEP: Final = 0x1_0000
+_STACK_PAGES: Final = 8  # more than the program ever touches
 _STACK_GROWTH: Final = 0x10_0000
 _SCRATCH: Final = 0x10_0000_0000  # long arguments, for the length of a system call
 _SCRATCH_STEP: Final = 1 << 28
@@ -48,10 +50,12 @@ class OwnAreas:
     def scratch(self, slot: int) -> int:
         return _SCRATCH + slot % 256 * _SCRATCH_STEP
 
-    def mappings(self) -> list[Mapping]:
-        """All that may have pages."""
-        stacks = Mapping(_STACKS, puppet.BASE - _STACKS)
-        return [stacks, *(area for area in self.fixed if area.start < 1 << 47)]
+    def mappings(self, slots: Iterable[int]) -> list[Mapping]:
+        """All that has pages which can move, with the stacks of the threads in @slots."""
+        program = Mapping(puppet.BASE, PAGE_SIZE)
+        stack = Mapping(self.stack_end - _STACK_PAGES * PAGE_SIZE, _STACK_PAGES * PAGE_SIZE)
+        threads = [Mapping(self.stack(slot), self.stack_size) for slot in sorted(slots) if slot]
+        return [program, stack, *threads]
 
     def contains(self, address: int) -> bool:
         if _STACKS <= address < puppet.BASE + PAGE_SIZE or _SCRATCH <= address < _SCRATCH_END:

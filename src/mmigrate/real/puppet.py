@@ -26,6 +26,7 @@ from mmigrate.real.assembler import Code
 COPY: Final = 0x1000  # (to, from, length): bytes, by loads and stores
 TOUCH: Final = 0x1001  # (start, end, step): a store of what is there, each @step bytes
 LOOK: Final = 0x1002  # (start, end, step): a load, each @step bytes
+SPIN: Final = 0x1004  # (count): use the CPU
 CLONE: Final = 0x1003  # (flags, stack or 0, socket): a child or a thread that obeys @socket
 
 BUFFER: Final = 8192  # of a message
@@ -86,7 +87,8 @@ def program() -> Code:
     code.load("r10", "r13", 32)
     code.load("r8", "r13", 40)
     code.load("r9", "r13", 48)
-    for number, label in ((COPY, "copy"), (TOUCH, "touch"), (LOOK, "look"), (CLONE, "clone")):
+    operations = {COPY: "copy", TOUCH: "touch", LOOK: "look", CLONE: "clone", SPIN: "spin"}
+    for number, label in operations.items():
         code.compare("rax", number)
         code.jump(label, "equal")
     code.system_call()
@@ -110,6 +112,14 @@ def program() -> Code:
     code.label("accessed")
     code.move("rax", 0)
     code.jump("done")
+
+    code.label("spin")
+    code.move("rsi", -1)
+    code.label("spin on")
+    code.add("rdi", "rsi")
+    code.compare("rdi", 0)
+    code.jump("spin on", "not equal")
+    code.jump("accessed")
 
     code.label("clone")
     code.move("r15", "rdx")

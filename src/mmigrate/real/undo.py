@@ -46,6 +46,12 @@ class Undo:
         self.steps.append(list(step))
         self._tell("add", self.steps[-1])
 
+    def forget(self, *step: str) -> None:
+        """A step that is not necessary any more."""
+        if list(step) in self.steps:
+            self.steps.remove(list(step))
+            self._tell("done", list(step))
+
     def carry_out(self) -> list[str]:
         """Do all steps; sentences about those that failed."""
         failed = []

@@ -1,0 +1,183 @@
+"""Settings of this kernel: files of /sys and /proc that a machine writes and puts back."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from mmigrate.errors import Missing
+from mmigrate.real.undo import Undo
+
+DISPOSABLE: Final = "MMIGRATE_DISPOSABLE"  # set in a guest that will be thrown away
+THP: Final = Path("/sys/kernel/mm/transparent_hugepage")
+KSM: Final = Path("/sys/kernel/mm/ksm")
+_BALANCING: Final = Path("/proc/sys/kernel/numa_balancing")
+_SCHED: Final = Path("/sys/kernel/debug/sched/numa_balancing")
+_MEMORY: Final = Path("/sys/devices/system/memory")
+_NODES: Final = Path("/sys/devices/system/node")
+_PATIENCE: Final = 30  # seconds for a daemon of the kernel to do its work
+
+
+def disposable() -> bool:
+    """Whether this computer is a guest in which anything may be broken."""
+    return os.environ.get(DISPOSABLE) == "1"
+
+
+class Settings:
+    """Writes settings, and has them put back in the end.
+
+    Raises Missing: this kernel has no such setting, or this user may not change it.
+    """
+
+    def __init__(self, undo: Undo) -> None:
+        self._undo = undo
+
+    def set(self, path: Path, value: str, what: str) -> None:
+        """Write a setting if it is another; @what it is, for people."""
+        before = self.read(path, what)
+        if before == value:
+            return
+        self._undo.add("write", str(path), before)
+        self._write(path, value, what)
+
+    def read(self, path: Path, what: str) -> str:
+        """The value, the chosen word where the file shows all: "always [madvise] never"."""
+        try:
+            text = path.read_text().strip()
+        except OSError as error:
+            raise Missing(f"this kernel has no {what} ({path})") from error
+        return text.partition("[")[2].partition("]")[0] or text
+
+    def _write(self, path: Path, value: str, what: str) -> None:
+        try:
+            path.write_text(value)
+        except PermissionError as error:
+            raise Missing(f"only root can change {what} ({path})") from error
+        except OSError as error:
+            raise Missing(f"{what} cannot be {value} here: {error.strerror}") from error
+
+    # --- transparent huge pages ---
+
+    def thp(self, mode: str) -> None:
+        """ "always", "madvise" or "never"; khugepaged acts only when it is asked to."""
+        if mode == "never" and not THP.exists():
+            return
+        if self.read(THP / "enabled", "transparent huge pages") == mode and not disposable():
+            return
+        self.set(THP / "enabled", mode, "transparent huge pages")
+        self.set(THP / "khugepaged/scan_sleep_millisecs", "4000000000", "the pause of khugepaged")
+
+    def khugepaged_scan(self) -> None:
+        """Let khugepaged look at everything twice."""
+        folder, what = THP / "khugepaged", "khugepaged"
+        self.set(folder / "pages_to_scan", "1000000", what)
+        pause = self.read(folder / "scan_sleep_millisecs", what)
+        self.set(folder / "scan_sleep_millisecs", "0", what)
+        self._scans(folder / "full_scans", 2, what)
+        self._write(folder / "scan_sleep_millisecs", pause, what)
+
+    def split(self, pid: int, start: int, end: int) -> None:
+        """Split the huge pages of a range of a process."""
+        path = Path("/sys/kernel/debug/split_huge_pages")
+        self._write(path, f"{pid},{start:#x},{end:#x}", "splitting of huge pages")
+
+    # --- same-page merging ---
+
+    def ksm_scan(self) -> None:
+        """Let ksmd look at everything until it finds nothing more to merge."""
+        what = "same-page merging"
+        self.set(KSM / "pages_to_scan", "100000", what)
+        self.set(KSM / "sleep_millisecs", "0", what)
+        self.set(KSM / "run", "1", what)
+        merged = ""
+        self._scans(KSM / "full_scans", 2, what)
+        while (now := (KSM / "pages_sharing").read_text()) != merged:
+            merged = now
+            self._scans(KSM / "full_scans", 1, what)
+        self._write(KSM / "run", "0", what)
+
+    def _scans(self, counter: Path, number: int, what: str) -> None:
+        """Until @number more full scans have been made."""
+        begun = int(self.read(counter, what))
+        self._until(lambda: int(counter.read_text()) >= begun + number, f"{what} makes no progress")
+
+    def _until(self, done: Callable[[], bool], failure: str) -> None:
+        end = time.monotonic() + _PATIENCE
+        while not done():
+            if time.monotonic() > end:
+                raise Missing(failure)
+            time.sleep(0.005)
+
+    # --- NUMA balancing ---
+
+    def numa_balancing(self, on: bool) -> None:
+        if not on:
+            if _BALANCING.exists():
+                self.set(_BALANCING, "0", "NUMA balancing")
+            return
+        self.set(_BALANCING, "1", "NUMA balancing")
+        for name, value in (
+            ("scan_delay_ms", "0"),
+            ("scan_period_min_ms", "10"),
+            ("scan_period_max_ms", "10"),
+        ):
+            if (_SCHED / name).exists():
+                self.set(_SCHED / name, value, "NUMA balancing")
+
+    # --- huge pages, compaction, caches ---
+
+    def hugepages(self, count: int, node: int | None, size: int) -> int:
+        """Set the number of huge pages of a pool; how many there are now."""
+        name = f"hugepages-{size >> 10}kB"
+        where = Path("/sys/kernel/mm") if node is None else _NODES / f"node{node}"
+        path = where / "hugepages" / name / "nr_hugepages"
+        self.set(path, str(count), f"pool of huge pages of {size >> 10} kB")
+        return int(path.read_text())
+
+    def compact(self, node: int | None) -> None:
+        """Compact a node, or all."""
+        if node is None:
+            self._write(Path("/proc/sys/vm/compact_memory"), "1", "compaction")
+        else:
+            self._write(_NODES / f"node{node}/compact", "1", "compaction")
+
+    def drop_caches(self) -> None:
+        self._write(Path("/proc/sys/vm/drop_caches"), "1", "the page cache")
+
+    # --- memory that goes offline ---
+
+    def offline_node(self, node: int) -> None:
+        """Take all memory blocks of a node offline; OSError if one cannot go."""
+        self._need_guest("memory is taken offline")
+        for block in sorted(_NODES.glob(f"node{node}/memory[0-9]*")):
+            self._offline(block.resolve())
+
+    def offline_range(self, first: int, last: int) -> None:
+        """Take the memory blocks of frames @first to @last offline; OSError if one cannot go."""
+        self._need_guest("memory is taken offline")
+        pages = int((_MEMORY / "block_size_bytes").read_text(), 16) // 4096
+        for number in range(first // pages, last // pages + 1):
+            self._offline(_MEMORY / f"memory{number}")
+
+    def _offline(self, block: Path) -> None:
+        state = block / "state"
+        if state.read_text().strip() == "online":
+            self._undo.add("write", str(state), "online")
+            try:
+                state.write_text("offline")
+            except OSError:
+                self._undo.forget("write", str(state), "online")
+                raise
+
+    def _need_guest(self, what: str) -> None:
+        if not disposable():
+            raise Missing(f"{what} only in a guest: it could not be undone for certain here")
+
+    def soft_offline_allowed(self) -> None:
+        self._need_guest("a page is taken out of use")
+        with suppress(Missing):
+            self.set(Path("/proc/sys/vm/memory_failure_recovery"), "1", "memory failure")
