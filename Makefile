@@ -4,14 +4,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LAB := $(VENV)/.lab
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
+INSTALL_LAB = $(PIP) install --require-hashes --only-binary :all: -r requirements-lab.lock && touch $(LAB)
 
-.PHONY: help demo test lint format types layers unit bench clean
+.PHONY: help demo test lab lint format types layers unit bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo     move a real process from one node to another, in the model"
 	@echo "make test     format, lint, types, floors, tests, and every example of the docs"
+	@echo "make lab      install what boots real kernels: QEMU, kernels, virtme-ng"
 	@echo "make bench    the benchmarks"
 	@echo "make format   format the code"
 	@echo "make lint     make types     make layers     make unit     parts of make test"
@@ -24,6 +27,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(PIP) install --require-hashes --only-binary :all: -r requirements.lock
 	@$(PIP) install --no-build-isolation --no-deps -e .
+	$(if $(wildcard $(LAB)),@$(INSTALL_LAB))
 	@touch $@
 
 demo: $(STAMP)
@@ -34,6 +38,14 @@ demo: $(STAMP)
 test: $(STAMP)
 	@$(MAKE) --no-print-directory --keep-going --jobs=2 --output-sync=target types lint layers
 	@$(MAKE) --no-print-directory unit
+
+# With it `make test` also boots a kernel; without it those tests are skipped, and say so.
+lab: $(LAB)
+	@sh tools/lab-packages
+
+$(LAB): $(STAMP) requirements-lab.lock
+	@echo "installing virtme-ng into $(VENV) ..."
+	@$(INSTALL_LAB)
 
 lint: $(STAMP)
 	@$(BIN)/ruff format --check --quiet --diff . || { echo "make format does this" >&2; exit 1; }

@@ -1,7 +1,6 @@
 """Other threads do not stop while pages move."""
 
-from mmigrate import Machine, Mapping, MiB
-from mmigrate.machine.process import Process
+from mmigrate import Machine, Mapping, MiB, Process
 
 MACHINE = {"nodes": (MiB(64), MiB(64)), "cpus": (0, 0, 1)}
 

@@ -85,6 +85,8 @@ class Files:
                 os.fsync(file.fileno())
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         os.chmod(path, 0o666)
+        if fs not in _NODEV and self._lasting is not None:
+            os.sync()  # in a guest what the filesystem itself has dirtied can be written too
         made = self.files[name] = RealFile(name, path, fs)
         return made
 

@@ -43,6 +43,7 @@ from mmigrate.real.undo import Undo
 from mmigrate.units import MiB
 
 _LASTING: Final = Path("/run/mmigrate")  # filesystems of a guest, for the machines to come
+_SMALL: Final = MiB(16)  # a node of this size is meant to become full
 _INSIDE: Final = ("kernel", "page_of", "shadow", "log")
 _NOT_TO_BE_HAD: Final = {
     "kswapd": "kswapd acts when it is needed",
@@ -54,7 +55,8 @@ _NOT_TO_BE_HAD: Final = {
 class RealMachine:
     """This computer, as a scenario asks for one.
 
-    @nodes: bytes that each node must have at least; 0 for one without memory.  @cpus: the
+    @nodes: bytes that each node must have at least; 0 for one without memory.  In a guest a node
+    of up to 16 MiB is filled until that much is free: a scenario means to run short.  @cpus: the
     node of each CPU, by default one CPU a node.  @distances: rows of the distance table that it
     must have.  @thp, @numa_balancing: as for a modelled machine.  @seconds: the longest a
     system call may take.  Other arguments of a modelled machine mean nothing here.
@@ -99,9 +101,13 @@ class RealMachine:
             if os.geteuid() == 0:
                 self.settings.thp(thp)
                 self.settings.numa_balancing(numa_balancing)
+                for node, size in enumerate(nodes):
+                    if 0 < size <= _SMALL and disposable():
+                        self.settings.leave_free(node, size)
             elif numa_balancing:
                 raise Missing("only root can switch NUMA balancing on")
             self._at_start = read_vmstat()
+            self._numastat_at_start = [node_tables.numastat(node) for node in range(len(nodes))]
         except BaseException:
             self.close()
             raise
@@ -387,8 +393,12 @@ class RealMachine:
 
     @property
     def numastat(self) -> list[dict[str, int]]:
-        """/sys/devices/system/node/node*/numastat."""
-        return [node_tables.numastat(nid) for nid in range(len(self.wanted_nodes))]
+        """/sys/devices/system/node/node*/numastat: how much each counter has changed since this
+        machine was made."""
+        return [
+            {name: value - before[name] for name, value in node_tables.numastat(node).items()}
+            for node, before in enumerate(self._numastat_at_start)
+        ]
 
     @property
     def buddyinfo(self) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from mmigrate.errors import Missing, ScenarioError
+from mmigrate.units import PAGE_SIZE
 
 FOLDER: Final = Path("/sys/devices/system/node")
 
@@ -63,6 +64,18 @@ def numastat(node: int) -> dict[str, int]:
         name: int(value)
         for name, value in (line.split() for line in _text(node, "numastat").splitlines())
     }
+
+
+def min_watermark(node: int) -> int:
+    """Bytes of a node that the kernel keeps for itself: an ordinary request fails rather."""
+    pages, here = 0, False
+    for line in Path("/proc/zoneinfo").read_text().splitlines():
+        words = line.split()
+        if line.startswith("Node"):
+            here = words[1] == f"{node},"
+        elif here and words[0] == "min":
+            pages += int(words[1])
+    return pages * PAGE_SIZE
 
 
 def distances(node: int) -> list[int]:

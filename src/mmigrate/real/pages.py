@@ -77,8 +77,11 @@ def _absent(pid: int, address: int, status: int) -> Reason:
     if word & abi.PM_SWAP:
         return Reason.SWAPPED
     if word & abi.PM_PRESENT:
-        # Later kernels answer EFAULT for the page of zeroes, and for what cannot move at all.
-        return Reason.ZERO_PAGE if _is_zero_page(word) else Reason.NOT_MIGRATABLE
+        # Later kernels answer EFAULT for the page of zeroes, and for what cannot move at all; and
+        # when pages were left over they write no status for the rest.
+        if _is_zero_page(word):
+            return Reason.ZERO_PAGE
+        return Reason.NOT_MIGRATABLE if status == -errno.EFAULT else Reason.UNKNOWN
     return Reason.NOT_PRESENT if status == -errno.ENOENT else Reason.NO_AREA
 
 

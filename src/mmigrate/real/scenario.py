@@ -29,10 +29,9 @@ def load(file: str) -> ModuleType:
     return module
 
 
-def prepare(arguments: list[dict[str, Any]]) -> None:
-    """Import the files of many scenarios once."""
-    for file in dict.fromkeys(each["file"] for each in arguments):
-        load(file)
+def prepare(file: str, **others: Any) -> None:
+    """Import the file of a scenario."""
+    load(file)
 
 
 def run(file: str, name: str, **options: Any) -> dict[str, Any]:

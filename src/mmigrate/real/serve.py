@@ -18,8 +18,8 @@ nothing along but the job that killed it:
          "missing": why this kernel cannot run it
          "error": what it raised, or how it ended without an answer}
 
-A module may have a function `prepare(list of arguments)`, which is called once, before the jobs
-are forked, with the arguments of all jobs that call into it: to import what they share.
+A module may have a function `prepare(**arguments)`, which is called before each of its jobs is
+forked, with the arguments of the job: to import, once, what several jobs share.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from typing import Any, Final
 from mmigrate.errors import Missing, MmigrateError
 from mmigrate.real import undo
 from mmigrate.real.machine import RealMachine
+from mmigrate.real.process import RealProcess
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
@@ -48,7 +49,7 @@ def serve(jobs: list[dict[str, Any]], results: str) -> None:
     """Run the jobs; append to the file @results."""
     # A scenario file that imports Machine means the one it is given; the model would take longer
     # to load here than a scenario takes.
-    vars(sys.modules["mmigrate"])["Machine"] = RealMachine
+    vars(sys.modules["mmigrate"]).update(Machine=RealMachine, Process=RealProcess)
     # Children of a job that was killed become ours, and are waited for.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     with open(results, "a") as file:
@@ -56,25 +57,20 @@ def serve(jobs: list[dict[str, Any]], results: str) -> None:
         def tell(job: dict[str, Any], event: str, **facts: Any) -> None:
             print(json.dumps({"name": job["name"], "event": event, **facts}), file=file, flush=True)
 
-        prepared: set[str] = set()
         for job in jobs:
             tell(job, "begin")
             begun = time.monotonic()
-            module = job["call"].partition(":")[0]
-            if module not in prepared:
-                prepared.add(module)
-                _prepare(module, jobs)
+            _prepare(job)
             outcome = _in_a_child(job)
             tell(job, "end", seconds=round(time.monotonic() - begun, 3), **outcome)
 
 
-def _prepare(name: str, jobs: list[dict[str, Any]]) -> None:
-    """What goes wrong here goes wrong again in the jobs, where it is told."""
+def _prepare(job: dict[str, Any]) -> None:
+    """What goes wrong here goes wrong again in the job, where it is told."""
     with suppress(Exception):
-        prepare = getattr(import_module(name), "prepare", None)
+        prepare = getattr(import_module(job["call"].partition(":")[0]), "prepare", None)
         if prepare is not None:
-            ours = [job for job in jobs if job["call"].partition(":")[0] == name]
-            prepare([job.get("arguments", {}) for job in ours])
+            prepare(**job.get("arguments", {}))
 
 
 def _in_a_child(job: dict[str, Any]) -> dict[str, Any]:

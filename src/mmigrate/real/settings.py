@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from mmigrate.errors import Missing
+from mmigrate.real.nodes import meminfo, min_watermark
 from mmigrate.real.undo import Undo
+from mmigrate.units import MiB
 
 DISPOSABLE: Final = "MMIGRATE_DISPOSABLE"  # set in a guest that will be thrown away
 THP: Final = Path("/sys/kernel/mm/transparent_hugepage")
@@ -137,6 +139,14 @@ class Settings:
         path = where / "hugepages" / name / "nr_hugepages"
         self.set(path, str(count), f"pool of huge pages of {size >> 10} kB")
         return int(path.read_text())
+
+    def leave_free(self, node: int, size: int) -> None:
+        """Fill a node until @size bytes are free beyond what the kernel keeps for itself, with
+        huge pages that nobody uses."""
+        self._need_guest("a node is filled")
+        free = 1024 * meminfo(node)["MemFree"] - min_watermark(node) - size
+        if free > 0:
+            self.hugepages(free // MiB(2), node, MiB(2))
 
     def compact(self, node: int | None) -> None:
         """Compact a node, or all."""
