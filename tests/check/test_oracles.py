@@ -173,6 +173,15 @@ def translations(scene):
     scene.change_pte(scene.heap.start, pte_wrprotect)
 
 
+def devices(scene):
+    """A device that was not told of an mprotect."""
+    device = scene.machine.device(scene.app)
+    device.write(scene.heap.start, b"s")
+    kept = dict(device.driver.translations)
+    scene.app.mprotect(scene.heap, "r")
+    device.driver.translations.update(kept)
+
+
 def contents(scene):
     scene.page.data = bytes(4096)
 
@@ -197,6 +206,7 @@ SEEDED = {
     "rss": rss,
     "swap counts": swap_counts,
     "translations": translations,
+    "devices": devices,
     "contents": contents,
 }
 

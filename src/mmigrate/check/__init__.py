@@ -14,6 +14,7 @@ from mmigrate.check import (
     areas,
     contents,
     counters,
+    devices,
     frames,
     huge_pages,
     lists,
@@ -51,6 +52,7 @@ ORACLES: Final[dict[str, Oracle]] = {
     "rss": counters.rss,
     "swap counts": swap_counts.swap_counts,
     "translations": translations.translations,
+    "devices": devices.devices,
     "contents": contents.contents,
 }
 

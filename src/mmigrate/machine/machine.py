@@ -17,7 +17,7 @@ from typing import Any
 
 from mmigrate.api import Mapping
 from mmigrate.errors import ScenarioError, Violation
-from mmigrate.linux.drivers import block, node
+from mmigrate.linux.drivers import block, iommu, node
 from mmigrate.linux.fs.inode import new_inode
 from mmigrate.linux.include.mm_types import Inode, Page
 from mmigrate.linux.include.sched import Cred, Task
@@ -36,6 +36,7 @@ from mmigrate.linux.mm import (
 )
 from mmigrate.linux.mm.cpuset_migration import cpuset_set_mems
 from mmigrate.machine.boot import boot
+from mmigrate.machine.device import Device
 from mmigrate.machine.process import Pin, Process, checked, mask_of
 from mmigrate.machine.shadow import Shadow
 from mmigrate.units import MiB
@@ -101,6 +102,7 @@ class Machine:
             self.kernel.numa_balancing = NumaBalancing()
         self.processes: list[Process] = []
         self.pins: list[Pin] = []
+        self.devices: list[Device] = []
         self.files: dict[str, Inode] = {}
         self.shadow = Shadow()
         self.log: list[str] = []
@@ -210,6 +212,21 @@ class Machine:
             scheduler.run(choose)
         finally:
             scheduler.log = None
+
+    def device(self, process: Process, kind: str = "iommu") -> Device:
+        """A device that works on the memory of @process: with `read` and `write`, until
+        `close()`.
+
+        @kind: "iommu", which walks the page tables of the process (as AMD's IOMMUv2 and KFD),
+        or "kvm", which has a shadow of them.  Neither holds references on pages.
+        """
+        if kind not in iommu.KINDS:
+            raise ScenarioError(f'no device is of kind "{kind}"; known: {", ".join(iommu.KINDS)}')
+        if process.exited:
+            raise ScenarioError(f"{process.name} has exited; nobody can share its memory")
+        created = Device(process, kind, self.unique_name(f"{process.name}-{kind}"))
+        self.devices.append(created)
+        return created
 
     # --- files and swap ---
 

@@ -365,45 +365,47 @@ class Process:
 
     def write(self, address: int, data: bytes) -> None:
         """Store bytes, page by page."""
-        shadow = self.machine.shadow
         with self.running() as task:
-            for here, part in _by_page(address, data):
-                offset = here & (PAGE_SIZE - 1)
+            for here, part in by_page(address, data):
 
-                def store(
-                    page: Page, here: int = here, offset: int = offset, part: bytes = part
-                ) -> None:
-                    _live(page)
-                    if type(page.data) is not bytearray:
-                        page.data = bytearray(page.data or b"")
-                    page.data[offset : offset + len(part)] = part
-                    shadow.stored(self._key(here), offset, part)
+                def store(page: Page, here: int = here, part: bytes = part) -> None:
+                    self.store(page, here, part)
 
                 self._access(task, here, True, store)
 
     def read(self, address: int, length: int) -> bytes:
         """Load bytes, page by page.  What was stored last must come back: anything else is
         a finding."""
-        shadow = self.machine.shadow
         found = bytearray()
         with self.running() as task:
-            for here, part in _by_page(address, bytes(_natural(length, "a length"))):
-                offset = here & (PAGE_SIZE - 1)
+            for here, part in by_page(address, bytes(_natural(length, "a length"))):
 
-                def load(
-                    page: Page, here: int = here, offset: int = offset, size: int = len(part)
-                ) -> None:
-                    _live(page)
-                    assert page.data is not None
-                    got = bytes(page.data[offset : offset + size])
-                    wrong = shadow.differs(self._key(here), offset, got)
-                    if wrong is not None:
-                        address = here - offset + wrong
-                        sched.warn(f"contents: {self.name} read a lost store at {address:#x}")
-                    found.extend(got)
+                def load(page: Page, here: int = here, size: int = len(part)) -> None:
+                    found.extend(self.load(page, here, size, self.name))
 
                 self._access(task, here, False, load)
         return bytes(found)
+
+    def store(self, page: Page, address: int, part: bytes) -> None:
+        """What one store does once its address has led to @page; for who accesses our memory."""
+        _live(page)
+        offset = address & (PAGE_SIZE - 1)
+        if type(page.data) is not bytearray:
+            page.data = bytearray(page.data or b"")
+        page.data[offset : offset + len(part)] = part
+        self.machine.shadow.stored(self._key(address), offset, part)
+
+    def load(self, page: Page, address: int, size: int, who: str) -> bytes:
+        """What one load by @who finds once its address has led to @page."""
+        _live(page)
+        assert page.data is not None
+        offset = address & (PAGE_SIZE - 1)
+        got = bytes(page.data[offset : offset + size])
+        wrong = self.machine.shadow.differs(self._key(address), offset, got)
+        if wrong is not None:
+            lost = address - offset + wrong
+            sched.warn(f"contents: {who} read a lost store at {lost:#x}")
+        return got
 
     def _access(self, task: Task, address: int, write: bool, touch: Callable[[Page], None]) -> None:
         while not user_access(task, address, write, touch):
@@ -675,7 +677,7 @@ def _pages_of(start: int, size: int) -> tuple[int, int]:
     return start >> PAGE_SHIFT, (start + max(size, 1) - 1) >> PAGE_SHIFT
 
 
-def _by_page(address: int, data: bytes) -> Iterator[tuple[int, bytes]]:
+def by_page(address: int, data: bytes) -> Iterator[tuple[int, bytes]]:
     _natural(address, "an address")
     position = 0
     while position < len(data):

@@ -35,6 +35,7 @@ from mmigrate.linux.include.pgtable import (
     PAGE_SIZE,
     PMD_MASK,
     PMD_SIZE,
+    TASK_SIZE,
     huge_part,
     is_migration_entry,
     is_swap_pte,
@@ -78,7 +79,7 @@ from mmigrate.linux.kernel.pgtable import (
 from mmigrate.linux.kernel.rwsem import down_read
 from mmigrate.linux.kernel.spinlock import spin_lock, spin_unlock
 from mmigrate.linux.kernel.tlb import flush_tlb_mm
-from mmigrate.linux.mm import huge_memory, huge_split, memory, mempolicy, migrate
+from mmigrate.linux.mm import huge_memory, huge_split, memory, mempolicy, migrate, mmu_notifier
 from mmigrate.linux.mm.vma import vma_set_page_prot
 
 # The order and letters of smaps' VmFlags.
@@ -399,12 +400,15 @@ def clear_refs(mm: Mm, kind: int) -> int:
                 if vma.vm_flags & VM_SOFTDIRTY:
                     WRITE_ONCE(vma, "vm_flags", vma.vm_flags & ~VM_SOFTDIRTY)
                     vma_set_page_prot(vma)
+            mmu_notifier.mmu_notifier_invalidate_range_start(mm, 0, TASK_SIZE)
         for vma in mm.mmap:
             if kind == CLEAR_REFS_ANON and vma.vm_file is not None:
                 continue
             if kind == CLEAR_REFS_MAPPED and vma.vm_file is None:
                 continue
             _clear_area(vma, kind)
+        if kind == CLEAR_REFS_SOFT_DIRTY:
+            mmu_notifier.mmu_notifier_invalidate_range_end(mm, 0, TASK_SIZE)
         flush_tlb_mm(mm)
     return 0
 

@@ -26,7 +26,7 @@ from mmigrate.linux.kernel.area import vma_flags
 from mmigrate.linux.kernel.atomic import WRITE_ONCE
 from mmigrate.linux.kernel.bug import BUG_ON
 from mmigrate.linux.kernel.page_flags import PageAnon
-from mmigrate.linux.kernel.pgtable import pte_clear, ptep_clear_flush, ptep_get, set_pte_at
+from mmigrate.linux.kernel.pgtable import pte_clear, ptep_get, set_pte_at
 from mmigrate.linux.kernel.rwsem import down_read, down_write, up_read, up_write
 from mmigrate.linux.kernel.spinlock import spin_lock
 from mmigrate.linux.mm import (
@@ -49,8 +49,7 @@ def zap_pte(mm: Mm, vma: Vma, addr: int, pt: PageTable) -> None:
     """Take away whatever stands at @addr; its lock is held  (mm/fremap.c: zap_pte)."""
     pte = ptep_get(pt, addr)
     if pte_present(pte):
-        pte = ptep_clear_flush(vma, addr, pt)
-        mmu_notifier.mmu_notifier_invalidate_page(mm, addr)
+        pte = mmu_notifier.ptep_clear_flush_notify(vma, addr, pt)
         page = memory.vm_normal_page(vma, addr, pte)
         if page is not None:
             if pte_dirty(pte):

@@ -93,7 +93,6 @@ from mmigrate.linux.kernel.page_ref import get_page, page_mapcount
 from mmigrate.linux.kernel.pgtable import (
     find_pmds,
     pmd_get,
-    ptep_clear_flush,
     ptep_get,
     ptep_set_access_flags,
     set_pte_at,
@@ -685,10 +684,11 @@ def _wp_page_copy(
         entry = maybe_mkwrite(pte_mkdirty(mk_pte(new_page, vma)), vma)
         # Flushed before the copy can be written, or another CPU would go on reading the
         # old page.
-        ptep_clear_flush(vma, addr, pt)
+        mmu_notifier.ptep_clear_flush_notify(vma, addr, pt)
         rmap.page_add_new_anon_rmap(new_page, vma, addr)
         swap.lru_cache_add_active_or_unevictable(new_page, vma)
-        set_pte_at(mm, addr, pt, entry)
+        # A shadow of this page table can lead to the copy at once.
+        mmu_notifier.set_pte_at_notify(mm, addr, pt, entry)
         if old_page is not None:
             rmap.page_remove_rmap(old_page)
         unused, ret = old_page, VM_FAULT_WRITE

@@ -51,7 +51,7 @@ from mmigrate.linux.kernel.atomic import WRITE_ONCE, atomic_dec, atomic_inc
 from mmigrate.linux.kernel.bug import WARN_ON_ONCE
 from mmigrate.linux.kernel.rwsem import down_write
 from mmigrate.linux.kernel.spinlock import spin_lock
-from mmigrate.linux.mm import gup, memory, mempolicy, mlock, rmap, shmem, swap
+from mmigrate.linux.mm import gup, memory, mempolicy, mlock, mmu_notifier, rmap, shmem, swap
 from mmigrate.linux.mm.vma import __split_vma as __split_vma
 from mmigrate.linux.mm.vma import __vma_link_file as __vma_link_file
 from mmigrate.linux.mm.vma import (
@@ -412,6 +412,7 @@ def sys_munmap(task: Task, start: int, length: int) -> int:
 def exit_mmap(mm: Mm) -> None:
     """Unmap everything: the last user of @mm is gone, so mmap_sem is not needed
     (mm/mmap.c: exit_mmap)."""
+    mmu_notifier.mmu_notifier_release(mm)
     areas = mm.mmap
     if mm.locked_vm:
         for vma in areas:

@@ -8,7 +8,9 @@ Differs: no SRCU; callbacks of an mm that exits end with `release`.
 
 from __future__ import annotations
 
-from mmigrate.linux.include.mm_types import Mm
+from mmigrate.linux.include.mm_types import Mm, PageTable, Vma
+from mmigrate.linux.include.pgtable import PAGE_SIZE
+from mmigrate.linux.kernel.pgtable import ptep_clear_flush, ptep_test_and_clear_young, set_pte_at
 
 
 class MmuNotifier:
@@ -100,3 +102,27 @@ def mmu_notifier_invalidate_range(mm: Mm, start: int, end: int) -> None:
     """Entries have been cleared and not been set again yet."""
     for notifier in mm.mmu_notifiers:
         notifier.invalidate_range(mm, start, end)
+
+
+# --- changes of one pte, with those who listen; the pte lock is held  (include/linux/
+# mmu_notifier.h) ---
+
+
+def ptep_clear_flush_notify(vma: Vma, addr: int, pt: PageTable) -> int:
+    """Clear a pte, and flush it from the TLBs of CPUs and listeners; what it was."""
+    pte = ptep_clear_flush(vma, addr, pt)
+    mmu_notifier_invalidate_range(vma.vm_mm, addr, addr + PAGE_SIZE)
+    return pte
+
+
+def set_pte_at_notify(mm: Mm, addr: int, pt: PageTable, pte: int) -> None:
+    """Set a pte that leads to another frame than before."""
+    mmu_notifier_change_pte(mm, addr, pte)
+    set_pte_at(mm, addr, pt, pte)
+
+
+def ptep_clear_flush_young_notify(vma: Vma, addr: int, pt: PageTable) -> bool:
+    """Whether a page was used through this pte, by a CPU or a listener; the marks go.  x86
+    flushes no TLB for it."""
+    young = ptep_test_and_clear_young(vma, addr, pt)
+    return mmu_notifier_clear_flush_young(vma.vm_mm, addr, addr + PAGE_SIZE) or young

@@ -235,6 +235,7 @@ class MmuGather:
     def flush_tlb(self) -> None:
         if self.end:
             flush_tlb_range(self.vma, self.start, self.end)
+            mmu_notifier.mmu_notifier_invalidate_range(self.vma.vm_mm, self.start, self.end)
             self.start, self.end = 1 << 62, 0
 
     def finish(self) -> None:

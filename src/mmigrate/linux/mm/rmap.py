@@ -96,7 +96,6 @@ from mmigrate.linux.kernel.pgtable import (
     pte_lockptr_of,
     ptep_clear_flush,
     ptep_get,
-    ptep_test_and_clear_young,
     set_pte_at,
 )
 from mmigrate.linux.kernel.rwsem import down_read, down_read_trylock, up_read
@@ -432,7 +431,9 @@ def try_to_unmap_one(page: Page, vma: Vma, address: int, flags: int) -> int:
         if flags & TTU_MUNLOCK:
             spin_unlock(ptl)
             return SWAP_AGAIN
-    if not flags & TTU_IGNORE_ACCESS and ptep_test_and_clear_young(vma, address, pt):
+    if not flags & TTU_IGNORE_ACCESS and mmu_notifier.ptep_clear_flush_young_notify(
+        vma, address, pt
+    ):
         spin_unlock(ptl)
         return SWAP_FAIL
 
@@ -582,9 +583,9 @@ def _try_to_unmap_cluster(cursor: int, vma: Vma, check_page: Page) -> tuple[int,
                     mlock.mlock_vma_page(page)
                     unlock_page(page)
                 continue
-            if ptep_test_and_clear_young(vma, addr, pt):
+            if mmu_notifier.ptep_clear_flush_young_notify(vma, addr, pt):
                 continue
-            pteval = ptep_clear_flush(vma, addr, pt)
+            pteval = mmu_notifier.ptep_clear_flush_notify(vma, addr, pt)
             if page.index != linear_page_index(vma, addr):
                 file_pte = pgoff_to_pte(page.index)
                 if pte_soft_dirty(pteval):
@@ -647,7 +648,7 @@ def _page_referenced_one(page: Page, vma: Vma, address: int, arg: _References) -
         spin_unlock(ptl)
         arg.vm_flags |= VM_LOCKED
         return SWAP_FAIL
-    young = ptep_test_and_clear_young(vma, address, pt)
+    young = mmu_notifier.ptep_clear_flush_young_notify(vma, address, pt)
     spin_unlock(ptl)
     if young and not flags & VM_SEQ_READ:
         arg.referenced += 1
