@@ -37,6 +37,17 @@ FIND_PMD_READS_ONCE: Final = "f72e7dcdd252"
 RENAME_HUGEPAGE_MIGRATION_SUPPORT: Final = "100873d7a777"
 DESTINATION_FREEING_CALLBACK: Final = "68711a746345"
 
+# Earlier and later fixes in the same code
+KEEP_ANON_VMA: Final = "dc386d4d1e98"
+SKIP_TEMPORARY_STACKS: Final = "a8bef8ff6ea1"
+NO_LOOK_BEFORE_LOCK: Final = "486cf46f3f9b"
+FLUSH_WHILE_PENDING: Final = "20841405940e"
+REMAP_NONLINEAR: Final = "7e09e738afd2"
+RSS_OF_REMAPPED: Final = "887843961c4b"
+UNTOUCHED_DESTINATION: Final = "cf4b769abb8a"
+MLOCK_MIGRATED: Final = "51afb12ba809"
+MUNLOCK_COUNTS: Final = "70feee0e1ef3"
+
 SWITCHES: Final[dict[str, Switch]] = {
     KILL_VMA_MIGRATE: Switch("vm_area_operations: kill ->migrate()", "v3.19"),
     DRM_NEXT_NOTIFIERS: Switch("Merge branch 'drm-next'", "v3.19"),
@@ -56,6 +67,25 @@ SWITCHES: Final[dict[str, Switch]] = {
     DESTINATION_FREEING_CALLBACK: Switch(
         "mm, migration: add destination page freeing callback", "v3.16"
     ),
+    KEEP_ANON_VMA: Switch("memory unplug: migration by kernel", "v2.6.23"),
+    SKIP_TEMPORARY_STACKS: Switch(
+        "mm: migration: avoid race between shift_arg_pages() and rmap_walk() during migration "
+        "by not migrating temporary stacks",
+        "v2.6.35",
+    ),
+    NO_LOOK_BEFORE_LOCK: Switch("mm: fix race between mremap and removing migration entry", "v3.1"),
+    FLUSH_WHILE_PENDING: Switch(
+        "mm: fix TLB flush race between migration, and change_protection_range", "v3.13"
+    ),
+    REMAP_NONLINEAR: Switch(
+        "mm: fix swapops.h:131 bug if remap_file_pages raced migration", "v3.14"
+    ),
+    RSS_OF_REMAPPED: Switch("mm: fix bad rss-counter if remap_file_pages raced migration", "v3.14"),
+    UNTOUCHED_DESTINATION: Switch(
+        "mm: page migration avoid touching newpage until no going back", "v4.4"
+    ),
+    MLOCK_MIGRATED: Switch("mm: page migration fix PageMlocked on migrated pages", "v4.4"),
+    MUNLOCK_COUNTS: Switch("mlock: fix mlock count can not decrease in race condition", "v4.12"),
 }
 
 

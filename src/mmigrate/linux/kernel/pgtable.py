@@ -23,6 +23,7 @@ from mmigrate.linux.include.pgtable import (
     pte_mknuma,
     pte_wrprotect,
 )
+from mmigrate.linux.include.switches import FLUSH_WHILE_PENDING
 from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.bug import BUG
 from mmigrate.linux.kernel.sched import READ, WRITE
@@ -82,6 +83,8 @@ def pte_accessible(mm: Mm, pte: int) -> bool:
     if pte & _PAGE_PRESENT:
         return True
     if pte & (_PAGE_PROTNONE | _PAGE_NUMA):
+        if not mm.kernel.has(FLUSH_WHILE_PENDING):
+            return False
         if sched.hook is not None:
             sched.hook.announce(mm, "tlb_flush_pending", READ)
         return mm.tlb_flush_pending

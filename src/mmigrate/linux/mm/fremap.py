@@ -21,6 +21,7 @@ from mmigrate.linux.include.pgtable import (
     pte_to_swp_entry,
 )
 from mmigrate.linux.include.sched import Task
+from mmigrate.linux.include.switches import RSS_OF_REMAPPED
 from mmigrate.linux.include.vmstat import MM_ANONPAGES, MM_FILEPAGES, MM_SWAPENTS
 from mmigrate.linux.kernel.area import vma_flags
 from mmigrate.linux.kernel.atomic import WRITE_ONCE
@@ -65,7 +66,7 @@ def zap_pte(mm: Mm, vma: Vma, addr: int, pt: PageTable) -> None:
         if not non_swap_entry(entry):
             swapfile.free_swap_and_cache(entry)
             mm.rss_stat[MM_SWAPENTS] -= 1
-        elif is_migration_entry(entry):
+        elif is_migration_entry(entry) and mm.kernel.has(RSS_OF_REMAPPED):
             page = migrate.migration_entry_to_page(mm.kernel, entry)
             mm.rss_stat[MM_ANONPAGES if PageAnon(page) else MM_FILEPAGES] -= 1
     pte_clear(mm, addr, pt)

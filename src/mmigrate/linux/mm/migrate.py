@@ -32,6 +32,7 @@ from mmigrate.linux.include.mm import (
     TTU_IGNORE_ACCESS,
     TTU_IGNORE_MLOCK,
     TTU_MIGRATION,
+    VM_LOCKED,
     VM_WRITE,
 )
 from mmigrate.linux.include.mm_types import AddressSpace, Mm, Page, PageTable, Vma
@@ -51,6 +52,17 @@ from mmigrate.linux.include.pgtable import (
     is_migration_entry,
     is_swap_pte,
     pte_to_swp_entry,
+)
+from mmigrate.linux.include.switches import (
+    CLEAR_SWAPBACKED_OF_DESTINATION,
+    CLOSE_MPROTECT_RACE,
+    DESTINATION_FREEING_CALLBACK,
+    KEEP_ANON_VMA,
+    MLOCK_MIGRATED,
+    NO_LOOK_BEFORE_LOCK,
+    REMAP_NONLINEAR,
+    UNMAPPED_NO_RMAP_WALK,
+    UNTOUCHED_DESTINATION,
 )
 from mmigrate.linux.include.vmstat import (
     NR_FILE_PAGES,
@@ -202,6 +214,9 @@ def remove_migration_pte(new: Page, vma: Vma, address: int, old: Page) -> int:
     pt = rmap.mm_find_pmd(mm, address)
     if pt is None:
         return SWAP_AGAIN
+    absent = mm.kernel.absent
+    if absent and NO_LOOK_BEFORE_LOCK in absent and not is_swap_pte(ptep_get(pt, address)):
+        return SWAP_AGAIN
     ptl = pt.ptl
     spin_lock(ptl)
     pte = ptep_get(pt, address)
@@ -219,13 +234,23 @@ def remove_migration_pte(new: Page, vma: Vma, address: int, old: Page) -> int:
     if pte & _PAGE_SWP_SOFT_DIRTY:
         restored |= _PAGE_SOFT_DIRTY
     # mprotect may have taken the right to write away meanwhile.
-    if kind == SWP_MIGRATION_WRITE and vma_flags(vma) & VM_WRITE:
+    if kind == SWP_MIGRATION_WRITE and (vma_flags(vma) & VM_WRITE or CLOSE_MPROTECT_RACE in absent):
         restored |= _PAGE_RW
     set_pte_at(mm, address, pt, restored)
     if PageAnon(new):
         rmap.do_page_add_anon_rmap(new, vma, address, False)
     else:
         rmap.page_add_file_rmap(new)
+    flags = vma.vm_flags
+    if flags & VM_LOCKED and MLOCK_MIGRATED not in absent:
+        mlock.mlock_vma_page(new)
+    if mm.kernel.events is not None:
+        mm.kernel.trace(
+            "remove_migration_pte",
+            address=address,
+            writable=bool(restored & _PAGE_RW),
+            area_writable=bool(flags & VM_WRITE),
+        )
     spin_unlock(ptl)
     return SWAP_AGAIN
 
@@ -235,6 +260,8 @@ def _remove_linear_migration_ptes_from_nonlinear(
 ) -> int:
     """An area may have become nonlinear since the unmap; what was not remapped is still
     at its linear place  (mm/migrate.c: remove_linear_migration_ptes_from_nonlinear)."""
+    if not page.zone.kernel.has(REMAP_NONLINEAR):
+        return SWAP_AGAIN
     pgoff = page.index
     for vma in mapping.i_mmap_nonlinear:
         address = vma.vm_start + ((pgoff - vma.vm_pgoff) << 12)
@@ -278,6 +305,8 @@ def migrate_page_move_mapping(
         # Not frozen: without ptes and tree slot only those come who wait for the lock.
         if page_count(page) != expected_count:
             return _refuse(page, Reason.PINNED)
+        if UNTOUCHED_DESTINATION not in page.zone.kernel.absent:
+            _become(newpage, page)
         return MIGRATEPAGE_SUCCESS
 
     tree = mapping.page_tree
@@ -298,6 +327,8 @@ def migrate_page_move_mapping(
             page_unfreeze_refs(page, expected_count)
             return _refuse(page, Reason.BUFFERS_BUSY)
 
+        if UNTOUCHED_DESTINATION not in page.zone.kernel.absent:
+            _become(newpage, page)
         get_page(newpage)  # the tree's
         if PageSwapCache(page):
             SetPageSwapCache(newpage)
@@ -446,17 +477,23 @@ def fallback_migrate_page(
 # --- one page ---
 
 
+def _become(newpage: Page, page: Page) -> None:
+    """Give the destination the place and the kind of the old page."""
+    newpage.index = page.index
+    set_page_mapping(newpage, page_mapping_of(page))
+    if PageSwapBacked(page):
+        SetPageSwapBacked(newpage)
+
+
 @hot
 def move_to_new_page(newpage: Page, page: Page, page_was_mapped: bool, mode: MigrateMode) -> int:
     """Move an unmapped, locked page and bring its ptes back
     (mm/migrate.c: move_to_new_page)."""
     if not trylock_page(newpage):
         BUG("destination page is locked", newpage)
-    newpage.index = page.index
-    set_page_mapping(newpage, page_mapping_of(page))
-    if PageSwapBacked(page):
-        SetPageSwapBacked(newpage)
-
+    absent = page.zone.kernel.absent
+    if UNTOUCHED_DESTINATION in absent:
+        _become(newpage, page)
     mapping = page_mapping(page)
     if mapping is None:
         rc = migrate_page(None, newpage, page, mode)
@@ -468,7 +505,7 @@ def move_to_new_page(newpage: Page, page: Page, page_was_mapped: bool, mode: Mig
     if rc != MIGRATEPAGE_SUCCESS:
         set_page_mapping(newpage, None)
     else:
-        if page_was_mapped:
+        if page_was_mapped or (UNMAPPED_NO_RMAP_WALK in absent and _walks_anyway(page)):
             remove_migration_ptes(page, newpage)
         set_page_mapping(page, None)
     unlock_page(newpage)
@@ -503,7 +540,8 @@ def _unmap_and_move_locked(page: Page, newpage: Page, force: bool, mode: Migrate
 
     # Between unmapping and mapping again nothing else keeps the anon_vma alive.
     anon_vma = None
-    if PageAnonNotKsm(page):
+    absent = page.zone.kernel.absent
+    if PageAnonNotKsm(page) and KEEP_ANON_VMA not in absent:
         anon_vma = rmap.page_get_anon_vma(page)
         if anon_vma is None and not PageSwapCache(page):
             return _refuse(page, Reason.TRUNCATED)  # unmapped: on its way to be freed
@@ -517,16 +555,25 @@ def _unmap_and_move_locked(page: Page, newpage: Page, force: bool, mode: Migrate
     elif page_mapped(page):
         rmap.try_to_unmap(page, _UNMAP_FLAGS)
         page_was_mapped = True
+    elif UNMAPPED_NO_RMAP_WALK in absent:
+        rmap.try_to_unmap(page, _UNMAP_FLAGS)
 
     if not page_mapped(page):
         rc = move_to_new_page(newpage, page, page_was_mapped, mode)
     else:
         _refuse(page, Reason.STILL_MAPPED)
-    if rc and page_was_mapped:
+    if rc and (page_was_mapped or (UNMAPPED_NO_RMAP_WALK in absent and _walks_anyway(page))):
         remove_migration_ptes(page, page)
     if anon_vma is not None:
         rmap.put_anon_vma(page.zone.kernel, anon_vma)
     return rc
+
+
+def _walks_anyway(page: Page) -> bool:
+    """Without commit 2ebba6b7e1d9: whether ptes are looked for although none was replaced;
+    not for what is in the swap cache and has no anon_vma to walk
+    (mm/migrate.c of v3.18: remap_swapcache)."""
+    return not PageSwapCache(page) or rmap.page_anon_vma(page) is not None
 
 
 @hot
@@ -558,8 +605,14 @@ def unmap_and_move(
         list_del(page)
         page.zone.vm_stat[NR_ISOLATED_ANON + page_is_file_cache(page)] -= 1
         vmscan.putback_lru_page(page)  # on success this frees it
-    if rc != MIGRATEPAGE_SUCCESS and put_new_page is not None:
-        ClearPageSwapBacked(newpage)
+    absent = page.zone.kernel.absent
+    if (
+        rc != MIGRATEPAGE_SUCCESS
+        and put_new_page is not None
+        and DESTINATION_FREEING_CALLBACK not in absent
+    ):
+        if CLEAR_SWAPBACKED_OF_DESTINATION not in absent:
+            ClearPageSwapBacked(newpage)
         put_new_page(newpage, private)
     else:
         vmscan.putback_lru_page(newpage)

@@ -32,6 +32,7 @@ from mmigrate.linux.include.pgtable import (
     pte_present,
 )
 from mmigrate.linux.include.sched import Task, capable
+from mmigrate.linux.include.switches import MUNLOCK_COUNTS
 from mmigrate.linux.include.vmstat import (
     NR_MLOCK,
     UNEVICTABLE_PGCLEARED,
@@ -174,6 +175,7 @@ def __munlock_pagevec(pages: list[Page], zone: Zone) -> None:
     """
     isolated: list[Page] = []
     others: list[Page] = []
+    failed = 0
     with spin_lock(zone.lru_lock):
         for page in pages:
             if TestClearPageMlocked(page):
@@ -181,8 +183,11 @@ def __munlock_pagevec(pages: list[Page], zone: Zone) -> None:
                     isolated.append(page)
                     continue
                 __munlock_isolation_failed(page)
+                failed += 1
             others.append(page)
         zone.vm_stat[NR_MLOCK] -= len(isolated)
+        if zone.kernel.has(MUNLOCK_COUNTS):
+            zone.vm_stat[NR_MLOCK] -= failed
     # Not under lru_lock: the last reference takes it.
     swap.release_pages(others)
 

@@ -53,7 +53,7 @@ from mmigrate.linux.include.pgtable import (
     swp_entry,
     swp_entry_to_pte,
 )
-from mmigrate.linux.include.switches import FIND_PMD_READS_ONCE
+from mmigrate.linux.include.switches import FIND_PMD_READS_ONCE, SKIP_TEMPORARY_STACKS
 from mmigrate.linux.include.vmstat import (
     MM_ANONPAGES,
     MM_FILEPAGES,
@@ -401,7 +401,11 @@ def try_to_unmap(page: Page, flags: int) -> int:
     VM_BUG_ON_PAGE(bool(page.flags & PG_head), page, "try_to_unmap of a huge page")
     # exec moves such a stack while ptes and addresses disagree; an entry left in it
     # could not be found again.
-    skips_stacks = flags & TTU_MIGRATION and PageAnonNotKsm(page)
+    skips_stacks = (
+        flags & TTU_MIGRATION
+        and PageAnonNotKsm(page)
+        and SKIP_TEMPORARY_STACKS not in page.zone.kernel.absent
+    )
     ret = rmap_walk(page, _UNMAP_FOR_MIGRATION if skips_stacks else _UNMAP, flags)
     if ret != SWAP_MLOCK and not page_mapped(page):
         ret = SWAP_SUCCESS
