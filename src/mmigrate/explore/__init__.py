@@ -16,7 +16,7 @@ from mmigrate.explore.replay import Replayed, ReplayedStep, replay
 from mmigrate.explore.result import Finding, Result
 from mmigrate.explore.schedule import Schedule, read_schedule
 from mmigrate.explore.search import explore
-from mmigrate.explore.target import always, sometimes
+from mmigrate.machine.conditions import always, sometimes
 
 __all__ = [
     "Finding",

@@ -16,8 +16,9 @@ from mmigrate.explore.dpor import Guided, Optimal
 from mmigrate.explore.execution import Ending, Execution
 from mmigrate.explore.result import Finding, Result
 from mmigrate.explore.schedule import Schedule, digest_of, in_a_row
-from mmigrate.explore.target import Condition, Outcome, Target, base_options
+from mmigrate.explore.target import Outcome, Target, base_options
 from mmigrate.linux.include.switches import BASE
+from mmigrate.machine.conditions import Condition
 
 
 def explore(

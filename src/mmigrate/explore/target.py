@@ -18,10 +18,9 @@ from mmigrate.errors import KernelBug, ScenarioError, Violation
 from mmigrate.explore.execution import Ending, Execution, Over
 from mmigrate.explore.program import Tasks
 from mmigrate.linux.include.switches import BASE
+from mmigrate.machine.conditions import Condition
 from mmigrate.machine.machine import Machine
 
-Condition = Callable[[Any], bool]
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 HERE: Final = Path(__file__).parents[1]
 
 
@@ -31,26 +30,6 @@ class Conditions:
 
     sometimes: dict[str, Condition] = field(default_factory=dict)
     always: dict[str, Condition] = field(default_factory=dict)
-
-
-def sometimes(condition: Condition) -> Decorator:
-    """A decorator of a scenario: condition(machine) must be true at the end of at least one
-    execution, or the exploration shows nothing.  Its name and docstring say what it is."""
-    return _noted("sometimes", condition)
-
-
-def always(condition: Condition) -> Decorator:
-    """A decorator of a scenario: condition(machine) must be true at the end of each execution."""
-    return _noted("always", condition)
-
-
-def _noted(kind: str, condition: Condition) -> Decorator:
-    def note(scenario: Callable[..., Any]) -> Callable[..., Any]:
-        known: dict[str, Condition] = scenario.__dict__.setdefault(f"_{kind}", {})
-        known[condition.__name__] = condition
-        return scenario
-
-    return note
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,15 @@ is asked at the moment of installation.
 
 from typing import Any
 
-from mmigrate.explore.conditions import always, sometimes
 from mmigrate.history.by_kernel import move_by_kernel
 from mmigrate.history.row import Kind, Row
 from mmigrate.linux.include.switches import CLOSE_MPROTECT_RACE
+from mmigrate.machine.conditions import always, sometimes
 
 
 def no_right_to_write_comes_back(machine: Any) -> bool:
     """Migration never makes a pte writable whose area is not."""
-    return all(
-        fields["area_writable"] or not fields["writable"] for fields in _restored(machine)
-    )
+    return all(fields["area_writable"] or not fields["writable"] for fields in _restored(machine))
 
 
 def restored_under_mprotect(machine: Any) -> bool:

@@ -124,7 +124,7 @@ def test_the_trace_event(machine, app):
     machine.kernel.events = []
     _, pages = anonymous(machine, app)
     migrated(machine, app, *pages)
-    [(name, fields)] = machine.kernel.events
+    [(name, fields)] = [e for e in machine.kernel.events if e[0] == "mm_migrate_pages"]
     assert name == "mm_migrate_pages"
     assert (fields["succeeded"], fields["failed"]) == (1, 0)
 

@@ -93,6 +93,7 @@ from mmigrate.linux.kernel.page_flags import (
     copy_page_flags,
     forget_owner,
     lock_page,
+    page_anon_vma,
     page_has_private,
     page_is_file_cache,
     page_mapping,
@@ -573,7 +574,7 @@ def _walks_anyway(page: Page) -> bool:
     """Without commit 2ebba6b7e1d9: whether ptes are looked for although none was replaced;
     not for what is in the swap cache and has no anon_vma to walk
     (mm/migrate.c of v3.18: remap_swapcache)."""
-    return not PageSwapCache(page) or rmap.page_anon_vma(page) is not None
+    return not PageSwapCache(page) or page_anon_vma(page) is not None
 
 
 @hot

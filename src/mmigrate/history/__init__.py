@@ -1,0 +1,75 @@
+"""The catalogue: commits to the code around mm/migrate.c, each shown without and with it.
+
+Interface: `CATALOGUE` has all rows, `SEED` the commits that the project began with,
+`row(commit)` finds one. A row is data and a scenario; `mmigrate.explore.verify` runs it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mmigrate.history import (
+    clear_swapbacked_of_destination,
+    close_mprotect_race,
+    destination_freeing_callback,
+    flush_while_pending,
+    keep_anon_vma,
+    kill_vma_migrate,
+    mlock_migrated,
+    munlock_counts,
+    no_look_before_lock,
+    not_yet,
+    remap_nonlinear,
+    rss_of_remapped,
+    skip_temporary_stacks,
+    unmapped_no_rmap_walk,
+    untouched_destination,
+)
+from mmigrate.history.row import Kind, Row
+from mmigrate.linux.include.switches import find_switch
+
+_ROWS: Final = (
+    kill_vma_migrate.ROW,
+    unmapped_no_rmap_walk.ROW,
+    close_mprotect_race.ROW,
+    clear_swapbacked_of_destination.ROW,
+    destination_freeing_callback.ROW,
+    *not_yet.ROWS,
+    keep_anon_vma.ROW,
+    skip_temporary_stacks.ROW,
+    no_look_before_lock.ROW,
+    flush_while_pending.ROW,
+    remap_nonlinear.ROW,
+    rss_of_remapped.ROW,
+    untouched_destination.ROW,
+    mlock_migrated.ROW,
+    munlock_counts.ROW,
+)
+
+# The ten commits the project began with, newest first, and then all others.
+SEED: Final = (
+    "50062175ffc8",
+    "988adfdffdd4",
+    "2ebba6b7e1d9",
+    "d6d86c0a7f8d",
+    "d3cb8bf6081b",
+    "0a31bc97c80c",
+    "8bdd63809160",
+    "f72e7dcdd252",
+    "100873d7a777",
+    "68711a746345",
+)
+_BY_COMMIT: Final = {row.commit: row for row in _ROWS}
+CATALOGUE: Final = tuple(_BY_COMMIT[commit] for commit in SEED) + tuple(
+    row for row in _ROWS if row.commit not in SEED
+)
+
+__all__ = ["CATALOGUE", "SEED", "Kind", "Row", "row"]
+
+
+def row(commit: str) -> Row:
+    """The row of a commit, named by its id or the first seven digits or more of it.
+
+    Raises ScenarioError: there is none.
+    """
+    return _BY_COMMIT[find_switch(commit)]
