@@ -24,6 +24,9 @@ COMMANDS: Final = {
     "run": "Run the scenarios of a file on the model.",
     "snapshot": "Record a real process: areas, policies, its pages and nodes.",
     "plan": "Rebuild a recorded process in the model and migrate it.",
+    "explore": "Run a scenario in all interleavings that can differ.",
+    "replay": "Repeat a recorded schedule, step by step.",
+    "history": "The catalogue: commits, each shown without and with it.",
     "bench": "Run the benchmarks.",
 }
 

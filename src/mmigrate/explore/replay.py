@@ -102,15 +102,15 @@ class Repeating(Execution):
         self.log.append((obj, field))
         self.kinds.append(kind)
         self.touched.append((name, repr(obj), field, kind))
-        self._open = (number + 1, name, chosen, obj, field, kind, value_of(obj, field))
+        by = self._callers.get(chosen.number, ("", ""))
+        self._open = (number + 1, name, by, obj, field, kind, value_of(obj, field))
         return chosen
 
     def _close(self) -> None:
         if self._open is None:
             return
-        number, name, task, obj, field, kind, old = self._open
+        number, name, (function, primitive), obj, field, kind, old = self._open
         self._open = None
-        function, primitive = self._callers[task.number]
         new = value_of(obj, field)
         word = word_name(obj, field)
         self.noted.append(

@@ -20,10 +20,16 @@ def always(condition: Condition) -> Decorator:
     return _noted("always", condition)
 
 
+def is_condition(function: Callable[..., Any]) -> bool:
+    """Whether a function is a condition of some scenario, and so none itself."""
+    return "_condition" in function.__dict__
+
+
 def _noted(kind: str, condition: Condition) -> Decorator:
     def note(scenario: Callable[..., Any]) -> Callable[..., Any]:
         known: dict[str, Condition] = scenario.__dict__.setdefault(f"_{kind}", {})
         known[condition.__name__] = condition
+        condition.__dict__["_condition"] = True
         return scenario
 
     return note

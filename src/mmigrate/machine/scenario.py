@@ -19,6 +19,7 @@ from types import FrameType, ModuleType
 from typing import Any
 
 from mmigrate.errors import KernelBug, ScenarioError, Violation
+from mmigrate.machine.conditions import is_condition
 from mmigrate.machine.machine import Machine
 
 
@@ -66,6 +67,7 @@ def load(path: Path, name: str | None = None) -> list[Scenario]:
         and function.__module__ == module.__name__
         and not function_name.startswith("_")
         and _takes_a_machine(function)
+        and not is_condition(function)
     ]
     if name is not None:
         found = [scenario for scenario in found if scenario.name == name]

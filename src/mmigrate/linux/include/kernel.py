@@ -91,6 +91,9 @@ class Kernel:
         self.rcu_callbacks: list[tuple[list[Task], Callable[[], None]]] = []
         self.lock_order: dict[tuple[str, str], str] = {}
 
+    def __repr__(self) -> str:
+        return "kernel"
+
     def has(self, commit: str) -> bool:
         """Whether a commit of `switches.py` is in this kernel."""
         return commit not in self.absent

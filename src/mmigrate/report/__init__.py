@@ -1,0 +1,1 @@
+"""Words and pictures of what other rooms found; it computes nothing and runs nothing."""

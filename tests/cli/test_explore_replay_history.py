@@ -1,0 +1,115 @@
+"""The commands that explore, repeat, and verify the catalogue."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mmigrate.cli.main import run
+
+SCENARIOS = '''
+from mmigrate import MiB
+from mmigrate.machine.conditions import always, sometimes
+
+MACHINE = {"nodes": (MiB(4), MiB(4))}
+
+def clean(machine):
+    """Two threads, one page."""
+    app = machine.process("app")
+    page = app.mmap(pages=1)
+    app.write(page.start, b"hello")
+    machine.start(app.move_pages, page, 1)
+    machine.start(app.munmap, page)
+
+def moved(machine):
+    return machine.vmstat["pgmigrate_success"] == 0
+
+@always(moved)
+def broken(machine):
+    """It moves, though it says that it never does."""
+    clean(machine)
+
+def never(machine):
+    return False
+
+@sometimes(never)
+def shows_nothing(machine):
+    clean(machine)
+'''
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    Path("mine.py").write_text(SCENARIOS)
+    return "mine.py"
+
+
+def test_a_clean_scenario(file, capsys):
+    assert run(["explore", f"{file}:clean"]) == 0
+    out = capsys.readouterr().out
+    assert "exhausted, clean" in out
+
+
+def test_a_finding_is_shown_kept_and_repeated(file, capsys):
+    assert run(["explore", f"{file}:broken"]) == 1
+    out = capsys.readouterr().out
+    assert "always: broken: moved does not hold" in out
+    assert "repeat with: mmigrate replay findings/broken-1.schedule" in out
+    assert "app:munmap" in out
+    assert run(["replay", "findings/broken-1.schedule"]) == 1
+    again = capsys.readouterr().out
+    assert out.splitlines()[-3:] == again.splitlines()[-3:]
+    assert run(["replay", "findings/broken-1.schedule", "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["violation"] == "always: broken: moved does not hold"
+    assert len(told["steps"]) > 100
+
+
+def test_a_schedule_that_does_not_fit_any_more(file, capsys):
+    assert run(["explore", f"{file}:broken"]) == 1
+    changed = SCENARIOS.replace("pages=1", "pages=2")
+    Path("mine.py").write_text(changed)
+    assert run(["replay", "findings/broken-1.schedule"]) == 2
+    assert "does not fit broken any more" in capsys.readouterr().err
+    Path("mine.py").unlink()
+    assert run(["replay", "findings/broken-1.schedule"]) == 2
+    assert "the scenario of the schedule is gone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "something else", "mmigrate schedule 1\nscenario: x\n\n"])
+def test_a_file_that_is_no_schedule(file, capsys, text):
+    Path("odd").write_text(text)
+    assert run(["replay", "odd"]) == 2
+    assert run(["replay", "missing"]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_search_that_was_cut_off_is_no_pass(file, capsys):
+    assert run(["explore", f"{file}:clean", "--max-executions", "2", "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["found"], told["exhausted"]) == (False, False)
+    assert told["bounds"] == {"max_executions": 2}
+
+
+def test_a_sometimes_that_was_never_met_is_no_pass(file, capsys):
+    assert run(["explore", f"{file}:shows_nothing"]) == 1
+    assert "shows nothing: never met never" in capsys.readouterr().out
+
+
+def test_an_unknown_commit(file, capsys):
+    assert run(["explore", f"{file}:clean", "--without", "0123456789ab"]) == 2
+    assert "there is no switch for commit" in capsys.readouterr().err
+    assert run(["history", "0123456789ab"]) == 2
+
+
+def test_a_row_of_the_catalogue(capsys):
+    assert run(["history", "d3cb8bf6081b"]) == 0
+    out = capsys.readouterr().out
+    assert "verified" in out
+    assert "problem: Migration entries remember" in out
+    assert run(["history", "d3cb8bf", "--json"]) == 0
+    [told] = json.loads(capsys.readouterr().out)["rows"]
+    assert told["without"]["right"]
+    assert told["with"]["exhausted"]
