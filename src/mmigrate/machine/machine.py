@@ -22,10 +22,13 @@ from mmigrate.linux.fs.inode import new_inode
 from mmigrate.linux.include.mm_types import Inode, Page
 from mmigrate.linux.include.sched import Cred, Task
 from mmigrate.linux.include.switches import BASE, absent_commits
+from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.cpuset import Cpuset, new_cpuset
 from mmigrate.linux.kernel.fair import NumaBalancing
 from mmigrate.linux.mm import (
     fork,
+    huge_memory,
+    khugepaged,
     page_writeback,
     shmem,
     swap,
@@ -103,6 +106,7 @@ class Machine:
         self.processes: list[Process] = []
         self.pins: list[Pin] = []
         self.devices: list[Device] = []
+        self._khugepaged: Task | None = None
         self.files: dict[str, Inode] = {}
         self.shadow = Shadow()
         self.log: list[str] = []
@@ -227,6 +231,23 @@ class Machine:
         created = Device(process, kind, self.unique_name(f"{process.name}-{kind}"))
         self.devices.append(created)
         return created
+
+    def khugepaged_scan(self) -> int:
+        """Let khugepaged scan all processes that may have huge pages, once; how many huge pages
+        it made of base pages."""
+        kernel = self.kernel
+        daemon = huge_memory.state(kernel).khugepaged
+        made, scans = 0, daemon.full_scans
+        if self._khugepaged is None:
+            self._khugepaged = kernel.scheduler.new_task("khugepaged", kernel.cpus[0], None)
+        previous = None if sched.task.greenlet is not None else sched.run_as(self._khugepaged)
+        try:
+            while daemon.mm_head and daemon.full_scans == scans:
+                made += khugepaged.khugepaged_do_scan(kernel)
+        finally:
+            if previous is not None:
+                sched.run_as(previous)
+        return made
 
     # --- files and swap ---
 

@@ -10,10 +10,10 @@ from collections import Counter
 import pytest
 
 from mmigrate.errors import KernelBug
-from mmigrate.linux.include.mm import MADV_DONTNEED, VM_HUGEPAGE
+from mmigrate.linux.include.mm import MADV_HUGEPAGE
 from mmigrate.linux.include.pgtable import is_migration_entry, pte_present, pte_to_swp_entry
 from mmigrate.linux.include.switches import FIND_PMD_READS_ONCE
-from mmigrate.linux.kernel.pgtable import find_pmds, pmd_clear
+from mmigrate.linux.kernel.pgtable import find_pmds
 from mmigrate.linux.mm import huge_memory
 from mmigrate.machine.process import peek_pte
 from tests.linux.mm.thp import PAGE, huge_area, is_huge, machine
@@ -42,17 +42,13 @@ class Scene:
         self.where = where = huge_area(app, advise=False)
         app.write(where.start + 5 * PAGE, b"Q")
         self.child = child = app.fork("child", cpu=0)
-        # In place of what khugepaged would do: the child gives its copy back, and has the
-        # range at a time at which it may be huge.
-        child.madvise(where, MADV_DONTNEED)
-        pmds = find_pmds(child.mm, where.start)
-        with child.running():
-            pmd_clear(pmds, where.start)
-        for vma in child.mm.mmap:
-            vma.vm_flags |= VM_HUGEPAGE
-        child.write(where.start, b"huge")
+        child.touch(where)
+        child.madvise(where, MADV_HUGEPAGE)
+        computer.drain_pagevecs()
+        assert computer.khugepaged_scan() == 1
         assert is_huge(child, where.start)
         computer.drain_pagevecs()
+        pmds = find_pmds(child.mm, where.start)
         if path == "numa":
             child.numa_scan()
         else:

@@ -295,6 +295,10 @@ class KvmGuest(SharedVirtualMemory):
             self.young -= used
             return bool(used)
 
+    def test_young(self, mm: Mm, address: int) -> bool:
+        with spin_lock(self.mmu_lock):
+            return _key(address, False) in self.young
+
     def flush(self, start: int, end: int) -> None:
         super().flush(start, end)
         self.young = {key for key in self.young if not _overlaps(key, start, end)}

@@ -431,6 +431,7 @@ class Mm:
         "context",
         "cpu_vm_mask",
         "def_flags",
+        "flags",
         "hiwater_rss",
         "kernel",
         "locked_vm",
@@ -488,6 +489,7 @@ class Mm:
         self.cpu_vm_mask = 0
         self.mm_users = 1
         self.mm_count = 1
+        self.flags = 0  # MMF_*: whether khugepaged scans it
         self.tlb_flush_pending = False
         # NUMA balancing: when the next scan is due, where it begins, and how often all areas
         # have been scanned

@@ -156,18 +156,18 @@ def set_pmd_at(mm: Mm, addr: int, pmds: PageTable, pmd: int) -> None:
     pmds.entries[index] = pmd
 
 
-def pmdp_get_and_clear(mm: Mm, addr: int, pmds: PageTable) -> int:
+def pmdp_get_and_clear(mm: Mm, addr: int, pmds: PageTable) -> Any:
     """An atomic exchange with 0."""
     index = (addr >> 21) & 511
     if sched.hook is not None:
         sched.hook.announce(pmds, index, WRITE)
-    pmd: int = pmds.entries[index]
+    pmd = pmds.entries[index]
     pmds.entries[index] = None
     return pmd
 
 
-def pmdp_clear_flush(vma: Vma, addr: int, pmds: PageTable) -> int:
-    """Clear a huge pmd and flush the whole of its range; what it was
+def pmdp_clear_flush(vma: Vma, addr: int, pmds: PageTable) -> Any:
+    """Clear a pmd, huge or not, and flush the whole of its range; what it was
     (mm/pgtable-generic.c: pmdp_clear_flush)."""
     pmd = pmdp_get_and_clear(vma.vm_mm, addr, pmds)
     flush_tlb_range(vma, addr, addr + PMD_SIZE)

@@ -130,12 +130,20 @@ if TYPE_CHECKING:
 class HugepageState:
     """What /sys/kernel/mm/transparent_hugepage sets, and the huge page of zeroes."""
 
-    __slots__ = ("defrag", "enabled", "huge_zero_page", "huge_zero_refcount", "use_zero_page")
+    __slots__ = (
+        "defrag",
+        "enabled",
+        "huge_zero_page",
+        "huge_zero_refcount",
+        "khugepaged",
+        "use_zero_page",
+    )
 
     def __init__(self, enabled: str) -> None:
         self.enabled = enabled  # "always", "madvise" or "never"
         self.defrag = True  # a fault may reclaim and compact for a huge page
         self.use_zero_page = True
+        self.khugepaged = khugepaged.Khugepaged()
         # atomic
         self.huge_zero_page: Page | None = None
         self.huge_zero_refcount = 0
@@ -202,7 +210,7 @@ def pgtable_trans_huge_withdraw(pmds: PageTable) -> PageTable:
 def pmdp_clear_flush_notify(vma: Vma, haddr: int, pmds: PageTable) -> int:
     """Clear a huge pmd, and flush it from the TLBs of CPUs and of those who share the page tables
     (include/linux/mmu_notifier.h: pmdp_clear_flush_notify)."""
-    pmd = pmdp_clear_flush(vma, haddr, pmds)
+    pmd: int = pmdp_clear_flush(vma, haddr, pmds)
     mmu_notifier.mmu_notifier_invalidate_range(vma.vm_mm, haddr, haddr + HPAGE_PMD_SIZE)
     return pmd
 
@@ -219,7 +227,7 @@ def pmdp_clear_flush_young_notify(vma: Vma, haddr: int, pmds: PageTable) -> bool
 
 def _pmdp_get_and_clear_notify(vma: Vma, haddr: int, pmds: PageTable) -> int:
     mm = vma.vm_mm
-    pmd = pmdp_get_and_clear(mm, haddr, pmds)
+    pmd: int = pmdp_get_and_clear(mm, haddr, pmds)
     mmu_notifier.mmu_notifier_invalidate_range(mm, haddr, haddr + HPAGE_PMD_SIZE)
     return pmd
 

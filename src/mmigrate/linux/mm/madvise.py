@@ -62,6 +62,7 @@ from mmigrate.linux.kernel.rwsem import down_read, down_write, up_read, up_write
 from mmigrate.linux.kernel.spinlock import spin_lock
 from mmigrate.linux.mm import (
     filemap,
+    khugepaged,
     memory,
     mempolicy,
     mmap,
@@ -105,6 +106,8 @@ def madvise_behavior(
         return -EINVAL, vma
     cleared, added = BEHAVIOURS[behavior]
     new_flags = vma.vm_flags & ~cleared | added
+    if behavior == MADV_HUGEPAGE:
+        khugepaged.khugepaged_enter_vma_merge(vma, new_flags)
     if new_flags == vma.vm_flags:
         return 0, vma
     pgoff = vma.vm_pgoff + ((start - vma.vm_start) >> PAGE_SHIFT)

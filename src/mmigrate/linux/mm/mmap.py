@@ -51,7 +51,17 @@ from mmigrate.linux.kernel.atomic import WRITE_ONCE, atomic_dec, atomic_inc
 from mmigrate.linux.kernel.bug import WARN_ON_ONCE
 from mmigrate.linux.kernel.rwsem import down_write
 from mmigrate.linux.kernel.spinlock import spin_lock
-from mmigrate.linux.mm import gup, memory, mempolicy, mlock, mmu_notifier, rmap, shmem, swap
+from mmigrate.linux.mm import (
+    gup,
+    khugepaged,
+    memory,
+    mempolicy,
+    mlock,
+    mmu_notifier,
+    rmap,
+    shmem,
+    swap,
+)
 from mmigrate.linux.mm.vma import __split_vma as __split_vma
 from mmigrate.linux.mm.vma import __vma_link_file as __vma_link_file
 from mmigrate.linux.mm.vma import (
@@ -523,6 +533,7 @@ def expand_downwards(vma: Vma, address: int) -> int:
             vma.vm_start = mm.starts[position] = address
             vma.vm_pgoff -= grow
             anon_vma_interval_tree_post_update_vma(vma)
+    khugepaged.khugepaged_enter_vma_merge(vma, vma.vm_flags)
     return 0
 
 

@@ -31,6 +31,10 @@ class MmuNotifier:
         """Whether the range was used; the marks go.  May be called under the pte lock."""
         return False
 
+    def test_young(self, mm: Mm, address: int) -> bool:
+        """Whether a page was used; the marks stay.  May be called under the pte lock."""
+        return False
+
     def change_pte(self, mm: Mm, address: int, pte: int) -> None:
         """A pte leads to another frame now.  Called under the pte lock."""
 
@@ -72,6 +76,11 @@ def mmu_notifier_clear_flush_young(mm: Mm, start: int, end: int) -> bool:
     for notifier in mm.mmu_notifiers:
         young |= notifier.clear_flush_young(mm, start, end)
     return young
+
+
+def mmu_notifier_test_young(mm: Mm, address: int) -> bool:
+    """Whether a listener used the page."""
+    return any(notifier.test_young(mm, address) for notifier in mm.mmu_notifiers)
 
 
 def mmu_notifier_change_pte(mm: Mm, address: int, pte: int) -> None:

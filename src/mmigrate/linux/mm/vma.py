@@ -41,7 +41,7 @@ from mmigrate.linux.include.pgtable import (
 from mmigrate.linux.kernel.atomic import WRITE_ONCE, atomic_dec, atomic_inc
 from mmigrate.linux.kernel.bug import BUG_ON
 from mmigrate.linux.kernel.rwsem import down_write, up_write
-from mmigrate.linux.mm import huge_split, mempolicy, rmap
+from mmigrate.linux.mm import huge_split, khugepaged, mempolicy, rmap
 
 sysctl_max_map_count: Final[int] = 65530
 
@@ -464,7 +464,10 @@ def vma_merge(
             if is_mergeable_anon_vma(prev.anon_vma, following.anon_vma, None):
                 new_end = following.vm_end
         error = vma_adjust(prev, prev.vm_start, new_end, prev.vm_pgoff, None)
-        return None if error else prev
+        if error:
+            return None
+        khugepaged.khugepaged_enter_vma_merge(prev, vm_flags)
+        return prev
 
     if fits_before and following is not None:
         if prev is not None and addr < prev.vm_end:
@@ -474,6 +477,8 @@ def vma_merge(
         if error:
             return None
         # The border moved to it, or it was swallowed by the area in front.
+        if area is not None:
+            khugepaged.khugepaged_enter_vma_merge(area, vm_flags)
         return area
     return None
 
