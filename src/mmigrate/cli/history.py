@@ -98,7 +98,7 @@ def _line(verdict: Verdict) -> Line:
 
 
 def _told(seen: str, now: Seen | None) -> str:
-    return seen if now is None else f"{seen}\n({now.told}; {now.seconds:.2f} s)"
+    return seen if now is None else f"{seen} ({now.told}; {now.seconds:.2f} s)"
 
 
 def _json(verdict: Verdict) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from mmigrate.history import (
     clear_swapbacked_of_destination,
     close_mprotect_race,
     destination_freeing_callback,
+    drm_next_notifiers,
+    find_pmd_reads_once,
     flush_while_pending,
     keep_anon_vma,
     kill_vma_migrate,
@@ -30,6 +32,8 @@ from mmigrate.linux.include.switches import find_switch
 
 _ROWS: Final = (
     kill_vma_migrate.ROW,
+    drm_next_notifiers.ROW,
+    find_pmd_reads_once.ROW,
     unmapped_no_rmap_walk.ROW,
     close_mprotect_race.ROW,
     clear_swapbacked_of_destination.ROW,

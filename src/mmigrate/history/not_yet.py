@@ -3,21 +3,11 @@
 from mmigrate.history.row import Kind, Row
 from mmigrate.linux.include.switches import (
     BALLOON_REDESIGN,
-    DRM_NEXT_NOTIFIERS,
-    FIND_PMD_READS_ONCE,
     MEMCG_UNCHARGE_REWRITE,
     RENAME_HUGEPAGE_MIGRATION_SUPPORT,
 )
 
 ROWS = (
-    Row(
-        DRM_NEXT_NOTIFIERS,
-        "A merge of graphics work brought devices that share a process' page tables, and with them "
-        "a notification in the rollback of a huge page's NUMA migration.",
-        Kind.RACE,
-        None,
-        ("a device goes on using the page of a migration that was rolled back", "it is flushed"),
-    ),
     Row(
         BALLOON_REDESIGN,
         "Balloon pages were told by looking into a mapping that may be none, could migrate only "
@@ -33,14 +23,6 @@ ROWS = (
         Kind.STATE,
         None,
         ("a pinned page is not charged to anybody", "it is charged until it is freed"),
-    ),
-    Row(
-        FIND_PMD_READS_ONCE,
-        "A walk looked twice at a pmd that a huge-page fault clears for a moment, and took its "
-        "emptiness for a page table.",
-        Kind.RACE,
-        None,
-        ("a lock is taken in a page table that does not exist", "the place is passed over"),
     ),
     Row(
         RENAME_HUGEPAGE_MIGRATION_SUPPORT,

@@ -1,4 +1,4 @@
-"""The catalogue as a table."""
+"""The catalogue in words: a paragraph for each commit."""
 
 from __future__ import annotations
 
@@ -30,19 +30,14 @@ STYLES = {"verified": "green", "WRONG": "bold red", "not yet there": "yellow"}
 
 
 def catalogue_table(lines: Sequence[Line]) -> Table:
-    table = Table(show_lines=True)
-    table.add_column("commit", no_wrap=True)
-    table.add_column("what it changed")
-    table.add_column("without it")
-    table.add_column("with it")
-    table.add_column("", no_wrap=True)
+    """The commit and its state, and beside it what it changed and what is seen."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column()
     for line in lines:
         style = STYLES[line.state]
-        table.add_row(
-            f"{line.commit}\n[dim]{line.kind}[/]",
-            escape(line.title),
-            escape(line.without),
-            escape(line.fixed),
-            f"[{style}]{line.state}[/]",
-        )
+        table.add_row(f"[bold]{line.commit}[/]", f"[bold]{escape(line.title)}[/]")
+        table.add_row(f"[{style}]{line.state}[/]", f"without: {escape(line.without)}")
+        table.add_row(f"[dim]{line.kind}[/]", f"with:    {escape(line.fixed)}")
+        table.add_row("", "")
     return table
