@@ -13,6 +13,8 @@ first seen; only one that a sleeping task hides is looked at again with other re
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, NamedTuple
 
 from mmigrate.explore.execution import Indices
 from mmigrate.explore.recording import Asleep, Recording
@@ -20,12 +22,42 @@ from mmigrate.explore.trace import Race, Step, Trace, dependent
 from mmigrate.linux.include.sched import Task
 
 
+class Starts(Enum):
+    """Whether a step can come first in a wanted interleaving: UNWANTED if it is not part of
+    it, but disturbs nothing."""
+
+    NO = 0
+    YES = 1
+    UNWANTED = 2
+    UNKNOWN = 3
+
+
+class KnownStep(NamedTuple):
+    """A step of another execution: its object by name."""
+
+    name: str
+    field: Any
+    step: Step
+
+    def disturbs(self, other: KnownStep) -> bool:
+        mine, its = self.step, other.step
+        if self.name == other.name and self.field == other.field and (mine.kind or its.kind):
+            return True
+        return dependent(
+            Step(mine.task, 0, mine.kind, mine.cpu, mine.cpu_kind),
+            Step(its.task, 1, its.kind, its.cpu, its.cpu_kind),
+        )
+
+
 @dataclass(slots=True)
 class Branch:
-    """A planned step of a task, and what is planned behind it."""
+    """A planned step of a task, and what is planned behind it.  @awake: tasks with earlier
+    branches that must not sleep here, as it is not known whether they cover this one."""
 
     task: int
+    known: KnownStep | None = None
     children: list[Branch] = field(default_factory=list)
+    awake: list[int] = field(default_factory=list)
 
     def leftmost(self) -> list[Branch]:
         """The branches from here to the first leaf."""
@@ -83,8 +115,9 @@ class Wanted:
     """The interleaving that a race asks for: behind the steps before its first, those that do
     not happen after what is dropped, and its second."""
 
-    def __init__(self, trace: Trace, race: Race) -> None:
+    def __init__(self, trace: Trace, race: Race, log: list[tuple[Any, Any]]) -> None:
         self.trace = trace
+        self.log = log
         self.first = race.first
         before, dropped = trace.before, race.dropped
         self.steps = [
@@ -97,7 +130,8 @@ class Wanted:
         self.second = race.second
         self.second_task = race.task
         self.mask = sum(1 << index for index in self.steps)
-        self.unknown: set[int] = set()  # tasks whose next step is not known any more
+        self.reached: dict[int, int] = {}  # by task: behind its last step that was taken
+        self.unknown: set[int] = set()  # tasks that took another step than in the trace
         # what the second step needs here: what its task did, and what conflicts with it
         needs = before[race.start] if race.start >= 0 else 0
         last = self._step(race.second)
@@ -115,19 +149,23 @@ class Wanted:
         trace = self.trace
         return trace.step(index) if index < len(trace) else trace.pending[self.second_task]
 
-    def starts_with(self, task: int) -> bool | None:
-        """Whether the task's next step could come first here; None if it could, but only
-        because it is not wanted and disturbs nothing."""
-        if task in self.unknown:
-            return False
+    def starts_with(self, task: int, known: KnownStep | None = None) -> Starts:
+        """Whether the task's next step could come first here.  @known: what it was when it was
+        planned."""
         for index in self.steps:
             if self.task(index) == task:
                 past = self.needs if index == self.second else self.trace.before[index]
-                return not past & self.mask & ~(1 << index)
-        step = self.trace.next_of(task, self.first)
-        if step is None or any(dependent(self._step(index), step) for index in self.steps):
-            return False
-        return None
+                return Starts.NO if past & self.mask & ~(1 << index) else Starts.YES
+        if task in self.unknown:
+            if known is None:
+                return Starts.UNKNOWN
+            disturbed = any(known.disturbs(self._known_step(index)) for index in self.steps)
+        else:
+            step = self.trace.next_of(task, self.reached.get(task, self.first))
+            disturbed = step is None or any(
+                dependent(self._step(index), step) for index in self.steps
+            )
+        return Starts.NO if disturbed else Starts.UNWANTED
 
     def take(self, task: int) -> None:
         """It does come first."""
@@ -135,31 +173,50 @@ class Wanted:
             if self.task(index) == task:
                 self.steps.remove(index)
                 self.mask &= ~(1 << index)
+                self.reached[task] = index + 1
                 return
         self.unknown.add(task)
 
     def branch(self) -> Branch:
-        """A branch for what is left."""
-        first = here = Branch(self.task(self.steps[0]))
+        """A branch for what is left.  What its steps touch matters only if there are more than
+        two tasks: otherwise all of them are the other task's."""
+        named = len(self.trace.steps_of) > 2
+        first = here = self._branch(self.steps[0], named)
         for index in self.steps[1:]:
-            following = Branch(self.task(index))
+            following = self._branch(index, named)
             here.children.append(following)
             here = following
         return first
+
+    def _branch(self, index: int, named: bool) -> Branch:
+        return Branch(self.task(index), self._known_step(index) if named else None)
+
+    def _known_step(self, index: int) -> KnownStep:
+        if index < len(self.log):
+            obj, field = self.log[index]
+        else:
+            obj, field = self.trace.pending_words[self.second_task]
+        return KnownStep(repr(obj), field, self._step(index))
 
 
 def insert(branches: list[Branch], wanted: Wanted) -> None:
     """Plan what is wanted behind what is planned, unless some branch leads there already."""
     while True:
+        awake = []
         for branch in branches:
-            if wanted.starts_with(branch.task) is not False:
+            starts = wanted.starts_with(branch.task, branch.known)
+            if starts is Starts.YES or starts is Starts.UNWANTED:
                 wanted.take(branch.task)
                 if not branch.children or not wanted.steps:
                     return
                 branches = branch.children
                 break
+            if starts is Starts.UNKNOWN:
+                awake.append(branch.task)
         else:
-            branches.append(wanted.branch())
+            planned = wanted.branch()
+            planned.awake = awake
+            branches.append(planned)
             return
 
 
@@ -194,6 +251,11 @@ class Optimal:
 
     def learn(self, run: Guided) -> None:
         """Take in what an execution did, and find the next."""
+        self.take_in(run)
+        self.backtrack()
+
+    def take_in(self, run: Guided) -> None:
+        """Add its steps to the stack, and plan what its races ask for."""
         known = len(self.trace)
         run.must_have_repeated()
         self.diverged += run.diverged
@@ -207,27 +269,29 @@ class Optimal:
                 self.planned[place] = branch.children[1:]
         again, self.hidden = self.hidden, []
         for race in again + races:
-            self._plan(race)
-        self._backtrack()
+            self._plan(race, run.log)
 
-    def _plan(self, race: Race) -> None:
+    def _plan(self, race: Race, log: list[tuple[Any, Any]]) -> None:
         """Plan the interleaving in which the second step of a race comes first."""
-        wanted = Wanted(self.trace, race)
+        wanted = Wanted(self.trace, race, log)
         for task in self.asleep[race.first]:
             starts = wanted.starts_with(task)
-            if starts:
+            if starts is Starts.YES:
                 return  # it has been explored
-            if starts is None:
+            if starts is Starts.UNWANTED:
                 self.hidden.append(race)
                 return
         insert(self.planned[race.first], wanted)
 
-    def _backtrack(self) -> None:
+    def backtrack(self) -> None:
+        """Go back to the last place where something is planned."""
         for place in range(len(self.trace) - 1, -1, -1):
             if self.planned[place]:
                 taken = self.trace.step(place)
                 self._asleep = {**self.asleep[place], taken.task: taken.cpu_kind}
                 branch, *self._others = self.planned[place]
+                for task in branch.awake:
+                    self._asleep.pop(task, None)
                 self._path = branch.leftmost()
                 self.trace.cut(place)
                 del self.asleep[place:], self.planned[place:]

@@ -26,6 +26,7 @@ INSIDE: Final = -1  # it holds the CPU before and after: the others do not run a
 PASSES: Final = 0  # it needs the CPU to be free, and leaves it so
 ACQUIRES: Final = 1
 RELEASES: Final = 2
+TRIED: Final = 3  # it would have taken the CPU, had the lock been free
 
 TaskKey = tuple[int, int]  # the index of the creator (-1: the scenario) and a running number
 

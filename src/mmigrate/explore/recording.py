@@ -10,6 +10,7 @@ from mmigrate.explore.execution import (
     INSIDE,
     PASSES,
     RELEASES,
+    TRIED,
     Ending,
     Execution,
     Indices,
@@ -17,6 +18,7 @@ from mmigrate.explore.execution import (
 from mmigrate.explore.states import state_of
 from mmigrate.explore.trace import NewSteps, Step, dependent
 from mmigrate.linux.include.sched import Task
+from mmigrate.linux.kernel.spinlock import SpinLock
 
 Asleep = dict[int, int]  # task to what its next step does to its CPU
 
@@ -94,6 +96,8 @@ class Recording(Execution):
             cpu_kind = INSIDE if self._inside else ACQUIRES
         else:
             cpu_kind = RELEASES if self._inside else PASSES
+            if not self._inside and type(self.log[-1][0]) is SpinLock:
+                cpu_kind = TRIED
         self.new.cpu_kinds.append(cpu_kind)
         if self.asleep:
             obj, name = self.log[-1]
@@ -127,6 +131,7 @@ class Recording(Execution):
             self._complete(self._last)
         for task in self.scheduler.alive:
             self.new.pending[task.index] = task
+            self.new.last_states[task.index] = state_of(task.access[0])
             if task.until is not None and not task.until():
                 self.new.stuck |= 1 << task.index
 

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from mmigrate.explore.execution import ACQUIRES, INSIDE, PASSES, Execution
+from mmigrate.explore.execution import ACQUIRES, INSIDE, PASSES, RELEASES, Execution
 from mmigrate.explore.states import held_then
 from mmigrate.linux.include.sched import Task
+from mmigrate.linux.kernel.rwsem import RwSemaphore
 from mmigrate.linux.kernel.sched import READ
 
 NOBODY: Final = -1
@@ -52,7 +53,7 @@ class NewSteps:
     @waits: the condition that the step had to wait for.  @states: of its object, just before.
     @blocked: by step, the tasks that then waited for its word.  @sleep: by step, the tasks
     that need not go first there, and what they do to their CPU.  @pending: the unfinished
-    tasks; @stuck: those whose condition does not hold.
+    tasks; @last_states: of what they would touch; @stuck: those whose condition does not hold.
     """
 
     tasks: list[int] = field(default_factory=list)
@@ -63,6 +64,7 @@ class NewSteps:
     blocked: dict[int, int] = field(default_factory=dict)
     sleep: list[dict[int, int]] = field(default_factory=list)
     pending: dict[int, Task] = field(default_factory=dict)
+    last_states: dict[int, Any] = field(default_factory=dict)
     stuck: int = 0
 
 
@@ -77,6 +79,20 @@ class Race:
     task: int
     start: int
     dropped: int
+
+
+class Kept:
+    """The steps that are neither dropped nor happened after something that is."""
+
+    __slots__ = ("_before", "_dropped", "first")
+
+    def __init__(self, before: list[int], dropped: int) -> None:
+        self._before = before
+        self._dropped = dropped
+        self.first = (dropped & -dropped).bit_length() - 1
+
+    def __contains__(self, index: int) -> bool:
+        return not self._before[index] & self._dropped
 
 
 class Trace:
@@ -97,6 +113,7 @@ class Trace:
         self.steps_of: dict[int, list[int]] = {}  # by task
         self.first_word: list[int] = []  # how many words were known before the step
         self.pending: dict[int, Step] = {}  # what tasks would have done next, at the end
+        self.pending_words: dict[int, tuple[Any, Any]] = {}
         self.created_at: dict[int, int] = {}
         self.barriers: list[int] = [0]
         self.stuck = 0
@@ -117,7 +134,10 @@ class Trace:
         """Forget all steps from @length on."""
         for index in range(len(self.tasks) - 1, length - 1, -1):
             self.accesses[self.words[index]].pop()
-            self.steps_of[self.tasks[index]].pop()
+            taken = self.steps_of[self.tasks[index]]
+            taken.pop()
+            if not taken:
+                del self.steps_of[self.tasks[index]]
             if self.cpu_kinds[index] != INSIDE:
                 self.cpu_accesses[self.cpus[index]].pop()
         if length < len(self.tasks):
@@ -138,9 +158,9 @@ class Trace:
     def fingerprint(self) -> frozenset[tuple[int, ...]]:
         """The same for executions that differ only in the order of independent steps: of each
         step, its task and how many steps of each task happened before it."""
-        own = {task: sum(1 << index for index in taken) for task, taken in self.steps_of.items()}
+        own = [sum(1 << index for index in taken) for _, taken in sorted(self.steps_of.items())]
         return frozenset(
-            (task, *((here & own.get(other, 0)).bit_count() for other in range(max(own) + 1)))
+            (task, *((here & mine).bit_count() for mine in own))
             for task, here in zip(self.tasks, self.before, strict=True)
         )
 
@@ -167,7 +187,7 @@ class Trace:
                 self.accesses.append([])
             cpu, cpu_kind = new.cpus[offset], new.cpu_kinds[offset]
             step = Step(task, word, run.kinds[index], cpu, cpu_kind)
-            here, found = self._place(step, key, new.waits[offset])
+            here, found = self._place(step, key, new.states[offset], new.waits[offset])
             races += found
             self.tasks.append(task)
             self.words.append(word)
@@ -195,7 +215,8 @@ class Trace:
             cpu_kind = INSIDE if waiting.preempt_count else PASSES
             step = Step(number, word, kind, waiting.cpu.number, cpu_kind)
             self.pending[number] = step
-            races += self._place(step, (obj, name), waiting.until)[1]
+            self.pending_words[number] = (obj, name)
+            races += self._place(step, (obj, name), new.last_states[number], waiting.until)[1]
         self.stuck = 0
         return races
 
@@ -203,7 +224,9 @@ class Trace:
         others = self.cpu_tasks.get(step.cpu, 0) & ~(1 << step.task)
         return others != 0 and step.cpu_kind != INSIDE
 
-    def _place(self, step: Step, key: tuple[Any, Any], until: Until) -> tuple[int, list[Race]]:
+    def _place(
+        self, step: Step, key: tuple[Any, Any], now: Any, until: Until
+    ) -> tuple[int, list[Race]]:
         """What happened before a step that comes next, and with which steps it races."""
         mine = self.steps_of.get(step.task)
         start = mine[-1] if mine else self.created_at[step.task]
@@ -213,17 +236,18 @@ class Trace:
             past |= (1 << barrier) - 1
             start = barrier - 1
         if key[1] == "finished" and isinstance(key[0], Task):
-            return past | self._whole_of(key[0]), []
+            past |= self._whole_of(key[0])
         shares = self._shares_cpu(step)
         candidates = list(self._conflicting(step))
         if shares:
             candidates = sorted({*candidates, *self._conflicting_on_cpu(step)}, reverse=True)
         races = []
+        needed = past
         for other in candidates:
             if not past >> other & 1:
                 past |= self.before[other]
                 if until is not None or shares:
-                    race = self._reversal(step, other, start, key[0], until)
+                    race = self._reversal(step, other, (start, needed), key[0], now, until)
                 else:
                     race = Race(other, len(self.tasks), step.task, start, 1 << other)
                 if race is not None:
@@ -270,45 +294,82 @@ class Trace:
 
     # --- races that can be turned round ---
 
-    def _reversal(self, step: Step, other: int, start: int, obj: Any, until: Until) -> Race | None:
-        """How @step, which comes next, could come before @other.  @start: where its task was.
-        @obj: what it touches.
+    def _reversal(
+        self,
+        step: Step,
+        other: int,
+        origin: tuple[int, int],
+        obj: Any,
+        now: Any,
+        until: Until,
+    ) -> Race | None:
+        """How @step, which comes next, could come before @other.  @origin: where its task was,
+        and all that it needs.  @obj: what it touches, in state @now.
 
-        It must have been possible there. If not, then it goes to the latest place where it
-        was, and everything since that it depends on is dropped.
+        What kept it from being taken there is dropped too, until nothing does. None if
+        something that its task needs would have to go.
         """
-        commuting = (
-            until is not None and self.kinds[other] == READ
-        )  # one of several that all must go
-        if not commuting and self._was_possible(step, other, obj, until):
-            return Race(other, len(self.tasks), step.task, start, 1 << other)
+        start, needed = origin
         dropped = 0
-        needed = self.before[start] if start >= 0 else 0
-        for place in range(len(self.tasks) - 1, self.barriers[-1] - 1, -1):
-            there = self.step(place)
-            if there.task != step.task and dependent(there, step):
-                if needed >> place & 1:
-                    return None
-                dropped |= 1 << place
-                if place <= other and self._was_possible(step, place, obj, until):
-                    return Race(place, len(self.tasks), step.task, start, dropped)
-        return None
+        blocker = other
+        while blocker != NOBODY:
+            if needed >> blocker & 1 or blocker < self.barriers[-1]:
+                return None
+            dropped |= 1 << blocker
+            kept = Kept(self.before, dropped)
+            blocker = self._cpu_holder(step, kept)
+            if blocker == NOBODY and until is not None and step.word >= 0:
+                if step.kind and type(obj) is RwSemaphore:
+                    blocker = self._holder(step, kept, now)
+                elif not self._was_possible(step, kept, obj, until):
+                    blocker = self._last_write(step, kept)
+                    if blocker == NOBODY:
+                        return None
+        return Race(kept.first, len(self.tasks), step.task, start, dropped)
 
-    def _was_possible(self, step: Step, place: int, obj: Any, until: Until) -> bool:
-        """Whether its task could have taken the next step just before step @place."""
-        if until is not None and step.word >= 0:
-            accesses = self.accesses[step.word]
-            following = bisect_left(accesses, place)
-            if following < len(accesses):
-                there = accesses[following]
-                if self.blocked[there] >> step.task & 1:
-                    return False
-                if not held_then(until, obj, self.states[there]):
-                    return False
-            elif self.stuck >> step.task & 1:
-                return False
+    def _cpu_holder(self, step: Step, kept: Kept) -> int:
+        """The step by which another task took the CPU without giving it back, if one did."""
+        holder = NOBODY
         if step.cpu_kind != INSIDE:
-            for earlier in reversed(self.cpu_accesses.get(step.cpu, ())):
-                if earlier < place and self.cpu_kinds[earlier]:
-                    return self.cpu_kinds[earlier] != ACQUIRES or self.tasks[earlier] == step.task
-        return True
+            for index in self.cpu_accesses.get(step.cpu, ()):
+                kind = self.cpu_kinds[index]
+                if kind and index in kept and self.tasks[index] != step.task:
+                    if kind == ACQUIRES:
+                        holder = index
+                    elif kind == RELEASES:
+                        holder = NOBODY
+        return holder
+
+    def _holder(self, step: Step, kept: Kept, now: Any) -> int:
+        """The step by which somebody took a semaphore, whose state is @now, without giving it
+        back, if somebody did."""
+        accesses = self.accesses[step.word]
+        changes = self._changes(accesses, now)
+        took: dict[int, list[int]] = {}
+        for index in accesses:
+            if changes[index] and index in kept:
+                mine = took.setdefault(self.tasks[index], [])
+                if changes[index] > 0:
+                    mine.append(index)
+                elif mine:
+                    mine.pop()
+        return max((mine[-1] for mine in took.values() if mine), default=NOBODY)
+
+    def _was_possible(self, step: Step, kept: Kept, obj: Any, until: Callable[[], bool]) -> bool:
+        """Whether a condition on @obj held behind the steps that are kept.  Writes of a word
+        are in one order, so that is just before the first write that is not."""
+        for index in self.accesses[step.word]:
+            if self.kinds[index] and index not in kept:
+                waited = self.blocked[index] >> step.task & 1
+                return not waited and held_then(until, obj, self.states[index])
+        return not self.stuck >> step.task & 1
+
+    def _last_write(self, step: Step, kept: Kept) -> int:
+        accesses = reversed(self.accesses[step.word])
+        return next((n for n in accesses if self.kinds[n] and n in kept), NOBODY)
+
+    def _changes(self, accesses: list[int], now: Any) -> dict[int, int]:
+        """By access: 1 if it took the semaphore, -1 if it gave it back, 0 if it only looked."""
+        states = [*(self.states[index] for index in accesses), now]
+        holders = [readers + (writer is not None) for readers, writer in states]
+        return {index: holders[n + 1] - holders[n] for n, index in enumerate(accesses)}
