@@ -46,7 +46,7 @@ def check(tasks):
 
 def examples(number):
     profile = settings.get_current_profile_name()
-    return settings(settings.default, max_examples=number if profile == "ci" else 50 * number)
+    return settings(settings.default, max_examples=50 * number if profile == "long" else number)
 
 
 @examples(60)

@@ -16,8 +16,8 @@ from mmigrate.explore.execution import (
     Indices,
 )
 from mmigrate.explore.states import state_of
-from mmigrate.explore.trace import NewSteps, Step, dependent
-from mmigrate.linux.include.sched import Task
+from mmigrate.explore.trace import NewSteps, Pending, Step, dependent
+from mmigrate.linux.include.sched import Cpu, Task
 from mmigrate.linux.kernel.spinlock import SpinLock
 
 Asleep = dict[int, int]  # task to what its next step does to its CPU
@@ -130,11 +130,24 @@ class Recording(Execution):
         if self._last is not None:
             self._complete(self._last)
         for task in self.scheduler.alive:
-            self.new.pending[task.index] = task
-            self.new.last_states[task.index] = state_of(task.access[0])
+            state = state_of(task.access[0])
+            cpu_kind = INSIDE if task.preempt_count else would_do(task)
+            self.new.pending.append(
+                Pending(task.index, task.access, task.until, state, task.cpu.number, cpu_kind)
+            )
             if task.until is not None and not task.until():
                 self.new.stuck |= 1 << task.index
 
     def give_up(self) -> None:
         """Tasks could go on, and need not."""
         self.ending = Ending.REDUNDANT
+
+
+def would_do(task: Task) -> int:
+    """What the next step of a task would do to its CPU, as far as its kind tells."""
+    obj, _, kind = task.access
+    if type(obj) is SpinLock:
+        return TRIED if task.until is None else ACQUIRES
+    if type(obj) is Cpu and kind and task.until is None:
+        return ACQUIRES
+    return PASSES

@@ -13,7 +13,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from mmigrate.explore.execution import ACQUIRES, INSIDE, PASSES, RELEASES, Execution
 from mmigrate.explore.states import held_then
@@ -46,14 +46,26 @@ def dependent(one: Step, other: Step) -> bool:
     return bool(one.cpu_kind or other.cpu_kind)
 
 
+class Pending(NamedTuple):
+    """What an unfinished task was about to do.  @state: of its object.  @cpu_kind: INSIDE if
+    the task holds its CPU."""
+
+    task: int
+    access: tuple[Any, Any, int]
+    until: Until
+    state: Any
+    cpu: int
+    cpu_kind: int
+
+
 @dataclass(slots=True)
 class NewSteps:
     """What an execution did behind the steps that were known, by step, and how it ended.
 
     @waits: the condition that the step had to wait for.  @states: of its object, just before.
     @blocked: by step, the tasks that then waited for its word.  @sleep: by step, the tasks
-    that need not go first there, and what they do to their CPU.  @pending: the unfinished
-    tasks; @last_states: of what they would touch; @stuck: those whose condition does not hold.
+    that need not go first there, and what they do to their CPU.  @pending: what the
+    unfinished tasks would have done; @stuck: those whose condition does not hold.
     """
 
     tasks: list[int] = field(default_factory=list)
@@ -63,8 +75,7 @@ class NewSteps:
     states: list[Any] = field(default_factory=list)
     blocked: dict[int, int] = field(default_factory=dict)
     sleep: list[dict[int, int]] = field(default_factory=list)
-    pending: dict[int, Task] = field(default_factory=dict)
-    last_states: dict[int, Any] = field(default_factory=dict)
+    pending: list[Pending] = field(default_factory=list)
     stuck: int = 0
 
 
@@ -209,14 +220,13 @@ class Trace:
         self.pending = {}
         self.stuck = new.stuck
         races: list[Race] = []
-        for number, waiting in new.pending.items():
-            obj, name, kind = waiting.access
-            word = numbers.get((obj, name), NOBODY - 1 - number)  # a word nobody has touched
-            cpu_kind = INSIDE if waiting.preempt_count else PASSES
-            step = Step(number, word, kind, waiting.cpu.number, cpu_kind)
-            self.pending[number] = step
-            self.pending_words[number] = (obj, name)
-            races += self._place(step, (obj, name), new.last_states[number], waiting.until)[1]
+        for pending in new.pending:
+            obj, name, kind = pending.access
+            word = numbers.get((obj, name), NOBODY - 1 - pending.task)  # nobody has touched it
+            step = Step(pending.task, word, kind, pending.cpu, pending.cpu_kind)
+            self.pending[pending.task] = step
+            self.pending_words[pending.task] = (obj, name)
+            races += self._place(step, (obj, name), pending.state, pending.until)[1]
         self.stuck = 0
         return races
 
@@ -237,6 +247,8 @@ class Trace:
             start = barrier - 1
         if key[1] == "finished" and isinstance(key[0], Task):
             past |= self._whole_of(key[0])
+            if self.stuck >> step.task & 1:
+                return past, []  # nothing that goes first ends what it waits for
         shares = self._shares_cpu(step)
         candidates = list(self._conflicting(step))
         if shares:
