@@ -261,7 +261,7 @@ class Boot:
                     f"the guest did not end within {seconds:g} s; its console ends:\n{self.tail()}"
                 )
             self.answer_requests()
-            time.sleep(0.05)
+            time.sleep(0.02)
         status = self.status
         if status is None:
             raise LabError(f"the guest ended before its command; its console ends:\n{self.tail()}")

@@ -50,7 +50,19 @@ class Guest:
                 raise UsageError(f"a CPU is on node {node}; there are nodes 0 to {self.last_node}")
         if not self.node_of_cpu:
             raise UsageError("a guest needs a CPU")
+        self._check_order()
         self._check_distances()
+
+    def _check_order(self) -> None:
+        """Linux numbers nodes in the order of its table of CPUs, then in that of memory."""
+        seen = list(dict.fromkeys(self.node_of_cpu))
+        expected = [*seen, *(node for node in range(len(self.nodes)) if node not in seen)]
+        for number, node in enumerate(expected):
+            if number != node:
+                raise UsageError(
+                    f"Linux would call node {node} node {number}: nodes with CPUs come first, "
+                    "in the order of the CPUs"
+                )
 
     def _check_distances(self) -> None:
         if self.distances is None:

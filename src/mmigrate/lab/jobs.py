@@ -96,7 +96,7 @@ def _events(boot: Boot, results: Path, jobs: Sequence[Job]) -> Iterator[dict[str
         if not running or late:
             break
         boot.answer_requests()
-        time.sleep(0.05)
+        time.sleep(0.02)
     if current is not None:
         how = "the guest hung" if late else "the guest ended"
         yield {"name": current, "event": "end", "error": how, "console": boot.tail()}

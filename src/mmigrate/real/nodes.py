@@ -66,16 +66,19 @@ def numastat(node: int) -> dict[str, int]:
     }
 
 
-def min_watermark(node: int) -> int:
-    """Bytes of a node that the kernel keeps for itself: an ordinary request fails rather."""
+def usable_memory(node: int) -> int:
+    """Bytes of a node that an ordinary request can have: what is free and what waits in the lists
+    of the CPUs, but for what the kernel keeps for itself."""
     pages, here = 0, False
     for line in Path("/proc/zoneinfo").read_text().splitlines():
         words = line.split()
         if line.startswith("Node"):
             here = words[1] == f"{node},"
         elif here and words[0] == "min":
+            pages -= int(words[1])
+        elif here and words[0] == "count:":
             pages += int(words[1])
-    return pages * PAGE_SIZE
+    return 1024 * meminfo(node)["MemFree"] + pages * PAGE_SIZE
 
 
 def distances(node: int) -> list[int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from mmigrate.errors import Missing
-from mmigrate.real.nodes import meminfo, min_watermark
+from mmigrate.real.nodes import usable_memory
 from mmigrate.real.undo import Undo
 from mmigrate.units import MiB
 
@@ -141,12 +141,11 @@ class Settings:
         return int(path.read_text())
 
     def leave_free(self, node: int, size: int) -> None:
-        """Fill a node until @size bytes are free beyond what the kernel keeps for itself, with
-        huge pages that nobody uses."""
+        """Fill a node until @size bytes can be had of it, with huge pages that nobody uses."""
         self._need_guest("a node is filled")
-        free = 1024 * meminfo(node)["MemFree"] - min_watermark(node) - size
-        if free > 0:
-            self.hugepages(free // MiB(2), node, MiB(2))
+        surplus = usable_memory(node) - size
+        if surplus > 0:
+            self.hugepages(surplus // MiB(2), node, MiB(2))
 
     def compact(self, node: int | None) -> None:
         """Compact a node, or all."""
