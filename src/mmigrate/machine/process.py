@@ -259,6 +259,9 @@ class Process:
                 result = mremap.sys_mremap(
                     task, where.start, where.length, new_length, flags, at or 0
                 )
+                if result < 0 and at is not None:  # what was there may be gone already
+                    target_first, target_last = _pages_of(at, new_length)
+                    shadow.forget(shadow.keys_in(name, target_first, target_last))
                 if result >= 0:
                     moved.append(result)
                     shadow.forget(shadow.keys_in(name, first, last))
