@@ -107,10 +107,14 @@ class SharedVirtualMemory(MmuNotifier):
         if page.data is None:
             BUG(f"{self!r} used a free frame at {addr:#x}", page)
         assert self.mm is not None
-        table, entry = _entry(self.mm, addr)
+        table, _ = _entry(self.mm, addr)
+        if table is None:
+            return
+        if sched.hook is not None:  # what is found depends on it
+            sched.hook.announce(table.ptl, "owner", READ)
+        entry = _entry(self.mm, addr)[1]
         if (
-            table is not None
-            and table.ptl.owner is None
+            table.ptl.owner is None
             and entry & _PRESENT_ANY
             and (entry & PTE_PFN_MASK) >> PAGE_SHIFT != page.pfn
             and compound_head(page).flags & PG_locked
