@@ -358,9 +358,11 @@ class RealMachine:
         """Set how many huge pages a pool has; how many it has now."""
         return self.settings.hugepages(count, node, size)
 
-    def khugepaged_scan(self) -> None:
-        """Let khugepaged look at everything that is advised."""
+    def khugepaged_scan(self) -> int:
+        """Let khugepaged look at everything that is advised; how many huge pages it made."""
+        before = read_vmstat().get("thp_collapse_alloc", 0)
         self.settings.khugepaged_scan()
+        return read_vmstat().get("thp_collapse_alloc", 0) - before
 
     def split(self, process: RealProcess, address: int) -> None:
         """Split the huge page at an address."""
