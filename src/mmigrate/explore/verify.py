@@ -31,6 +31,11 @@ class Seen:
     violations: tuple[Violation, ...] = ()
     result: Result | None = None
 
+    @property
+    def cut_off(self) -> bool:
+        """Nothing was found, but the search has not come to its end: neither right nor wrong."""
+        return self.result is not None and not self.result.found and not self.result.exhausted
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -49,12 +54,20 @@ class Verdict:
         return bool(self.without and self.fixed and self.without.right and self.fixed.right)
 
 
-def verify(row: Row, *, max_executions: int = MAX_EXECUTIONS) -> Verdict:
-    """Run a row without and with its commit."""
+def verify(
+    row: Row, *, max_executions: int = MAX_EXECUTIONS, max_without: int | None = None
+) -> Verdict:
+    """Run a row without and with its commit.
+
+    @max_executions: of a race; one that is cut off is not verified.  @max_without: another limit
+    for the side on which something must be found.
+    """
     if row.scenario is None:
         return Verdict(row, None, None)
     side = _race if row.kind is Kind.RACE else _state
-    return Verdict(row, side(row, False, max_executions), side(row, True, max_executions))
+    return Verdict(
+        row, side(row, False, max_without or max_executions), side(row, True, max_executions)
+    )
 
 
 def _race(row: Row, present: bool, max_executions: int) -> Seen:

@@ -55,12 +55,7 @@ def store_once(process: Any, address: int, data: bytes) -> bool:
     with process.running() as task:
 
         def store(page: Page) -> None:
-            contents = bytearray(page.data or b"")
-            offset = address & 4095
-            contents[offset : offset + len(data)] = data
-            page.data = contents
-            key = (process.mm.name, address >> 12)
-            process.machine.shadow.stored(key, offset, data)
+            process.store(page, address, data)
 
         return user_access(task, address, True, store)
 

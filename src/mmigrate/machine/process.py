@@ -244,29 +244,20 @@ class Process:
         flags = (MREMAP_MAYMOVE if may_move or at is not None else 0) | (
             MREMAP_FIXED if at is not None else 0
         )
-        name, shadow = self.mm.name, self.machine.shadow
+        _natural(new_length, "a length")
         first, last = _pages_of(where.start, where.length)
-        moved: list[int] = []
-
-        def shift(number: int) -> Key | None:
-            target = number - first + (moved[0] >> PAGE_SHIFT) if moved else number
-            fits = number - first < (new_length + PAGE_SIZE - 1) >> PAGE_SHIFT
-            return (name, target) if fits or not moved else None
-
+        shadow = self.machine.shadow
+        pages = (new_length + PAGE_SIZE - 1) >> PAGE_SHIFT
         with self.running() as task:
-            with shadow.copying(name, shift, first, last):
-                _natural(new_length, "a length")
+            with shadow.moving(self.mm.name, first, last) as moved:
                 result = mremap.sys_mremap(
                     task, where.start, where.length, new_length, flags, at or 0
                 )
-                if result < 0 and at is not None:  # what was there may be gone already
-                    target_first, target_last = _pages_of(at, new_length)
-                    shadow.forget(shadow.keys_in(name, target_first, target_last))
                 if result >= 0:
-                    moved.append(result)
-                    shadow.forget(shadow.keys_in(name, first, last))
-                    target_first, target_last = _pages_of(result, new_length)
-                    shadow.forget(shadow.keys_in(name, target_first, target_last))
+                    moved.append((result >> PAGE_SHIFT, pages))
+                elif at is not None:  # what was there may be gone already
+                    target_first, target_last = _pages_of(at, new_length)
+                    shadow.forget(shadow.keys_in(self.mm.name, target_first, target_last))
             start = checked(result)
         return Mapping(start, (new_length + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1))
 

@@ -84,3 +84,27 @@ class Shadow:
             target = shift(key[1])
             if target is not None and key not in journal and target not in journal:
                 self.pages[target] = known
+
+    @contextmanager
+    def moving(self, name: str, first: int, last: int) -> Iterator[list[tuple[int, int]]]:
+        """The pages from first to last move in this block.  If they have, the caller appends
+        (where to, how many pages) to the list.  What is stored there meanwhile moves along; what is
+        stored at the new place before the end may have been in the way, or not."""
+        moved: list[tuple[int, int]] = []
+        journal: set[Key] = set()
+        self._journals.append(journal)
+        try:
+            yield moved
+        finally:
+            self._journals.remove(journal)
+        for to, count in moved:
+            keys = self.keys_in(name, first, last)
+            if to == first:
+                self.forget(key for key in keys if key[1] - first >= count)
+                continue
+            known = {key[1]: self.pages.pop(key) for key in keys}
+            self.forget(self.keys_in(name, to, to + count - 1))
+            for number, record in known.items():
+                target = (name, number - first + to)
+                if number - first < count and target not in journal:
+                    self.pages[target] = record

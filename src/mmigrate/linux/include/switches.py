@@ -47,6 +47,9 @@ RSS_OF_REMAPPED: Final = "887843961c4b"
 UNTOUCHED_DESTINATION: Final = "cf4b769abb8a"
 MLOCK_MIGRATED: Final = "51afb12ba809"
 MUNLOCK_COUNTS: Final = "70feee0e1ef3"
+KEEP_SOFT_DIRTY: Final = "c3d16e16522f"
+FLUSH_BEFORE_UNLOCK: Final = "eb66ae030829"
+ONE_LOOK_AT_PMD: Final = "8b272b3cbbb5"
 
 SWITCHES: Final[dict[str, Switch]] = {
     KILL_VMA_MIGRATE: Switch("vm_area_operations: kill ->migrate()", "v3.19"),
@@ -86,6 +89,15 @@ SWITCHES: Final[dict[str, Switch]] = {
     ),
     MLOCK_MIGRATED: Switch("mm: page migration fix PageMlocked on migrated pages", "v4.4"),
     MUNLOCK_COUNTS: Switch("mlock: fix mlock count can not decrease in race condition", "v4.12"),
+    KEEP_SOFT_DIRTY: Switch(
+        "mm: migration: do not lose soft dirty bit if page is in migration state", "v3.12"
+    ),
+    FLUSH_BEFORE_UNLOCK: Switch("mremap: properly flush TLB before releasing the page", "v4.19"),
+    ONE_LOOK_AT_PMD: Switch(
+        "mm, numa: fix bad pmd by atomically check for pmd_trans_huge when marking page tables "
+        "prot_numa",
+        "v5.6",
+    ),
 }
 
 

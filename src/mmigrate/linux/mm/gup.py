@@ -66,6 +66,7 @@ from mmigrate.linux.kernel.pgtable import find_pmds, pmd_get, ptep_get
 from mmigrate.linux.kernel.rwsem import down_read
 from mmigrate.linux.kernel.spinlock import spin_lock, spin_unlock
 from mmigrate.linux.kernel.straight import hot
+from mmigrate.linux.kernel.tlb import switch_mm
 from mmigrate.linux.mm import (
     huge_memory,
     huge_split,
@@ -241,6 +242,7 @@ def get_user_pages_fast(start: int, nr_pages: int, write: bool) -> list[Page] | 
     wanted = _PAGE_PRESENT | _PAGE_USER | (_PAGE_RW if write else 0)
     pages: list[Page] = []
     sched.local_irq_disable()
+    switch_mm(task.cpu, mm)  # a flush must know that it has to wait for this CPU
     for addr in range(start, start + nr_pages * PAGE_SIZE, PAGE_SIZE):
         pmds = find_pmds(mm, addr)
         pt = None if pmds is None else pmd_get(pmds, addr)

@@ -63,6 +63,7 @@ from mmigrate.linux.include.pgtable import (
     pte_write,
     pte_wrprotect,
 )
+from mmigrate.linux.include.switches import FLUSH_BEFORE_UNLOCK
 from mmigrate.linux.include.vmstat import (
     MM_ANONPAGES,
     THP_FAULT_ALLOC,
@@ -731,6 +732,8 @@ def move_huge_pmd(
     if new_ptl is not old_ptl:
         pgtable_trans_huge_deposit(new_pmds, pgtable_trans_huge_withdraw(old_pmds))
     set_pmd_at(mm, new_addr, new_pmds, pte_mksoft_dirty(pmd))
+    if mm.kernel.has(FLUSH_BEFORE_UNLOCK):
+        flush_tlb_range(vma, old_addr, old_addr + HPAGE_PMD_SIZE)
     if new_ptl is not old_ptl:
         spin_unlock(new_ptl)
     spin_unlock(old_ptl)

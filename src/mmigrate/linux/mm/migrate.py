@@ -58,6 +58,7 @@ from mmigrate.linux.include.switches import (
     CLOSE_MPROTECT_RACE,
     DESTINATION_FREEING_CALLBACK,
     KEEP_ANON_VMA,
+    KEEP_SOFT_DIRTY,
     MLOCK_MIGRATED,
     NO_LOOK_BEFORE_LOCK,
     REMAP_NONLINEAR,
@@ -200,10 +201,22 @@ def migration_entry_wait(mm: Mm, pt: PageTable, address: int) -> None:
     # Frozen just now: the caller faults again, and finds it finished or can wait.
     if not get_page_unless_zero(page):
         spin_unlock(ptl)
+        _fault_until_unfrozen(pt, address, pte, page)
         return
     spin_unlock(ptl)
     wait_on_page_locked(page)
     swap.put_page(page)
+
+
+def _fault_until_unfrozen(pt: PageTable, address: int, pte: int, page: Page) -> None:
+    """The faults that would come back for nothing, as one wait."""
+    index = (address >> PAGE_SHIFT) & 511
+    sched.spin_until(
+        page,
+        "_count",
+        lambda: pt.entries[index] != pte or page._count > 0,
+        f"{page!r} to be unfrozen",
+    )
 
 
 @hot
@@ -232,7 +245,7 @@ def remove_migration_pte(new: Page, vma: Vma, address: int, old: Page) -> int:
     get_page(new)
     prot = vma_page_prot(vma)
     restored = (new.pfn << PAGE_SHIFT | prot) & ~_PAGE_ACCESSED
-    if pte & _PAGE_SWP_SOFT_DIRTY:
+    if pte & _PAGE_SWP_SOFT_DIRTY and KEEP_SOFT_DIRTY not in absent:
         restored |= _PAGE_SOFT_DIRTY
     # mprotect may have taken the right to write away meanwhile.
     if kind == SWP_MIGRATION_WRITE and (vma_flags(vma) & VM_WRITE or CLOSE_MPROTECT_RACE in absent):

@@ -51,6 +51,7 @@ from mmigrate.linux.include.pgtable import (
     swp_entry_to_pte,
 )
 from mmigrate.linux.include.sched import Task
+from mmigrate.linux.include.switches import KEEP_SOFT_DIRTY, ONE_LOOK_AT_PMD
 from mmigrate.linux.include.vmstat import NUMA_HUGE_PTE_UPDATES, NUMA_PTE_UPDATES
 from mmigrate.linux.kernel.atomic import WRITE_ONCE
 from mmigrate.linux.kernel.page_flags import PageKsm
@@ -114,7 +115,7 @@ def change_pte_range(
                     # Whatever the new protection allows: a read entry is always safe, and
                     # costs at most one more fault.
                     newpte = swp_entry_to_pte(make_migration_entry_read(entry))
-                    if pte_swp_soft_dirty(oldpte):
+                    if pte_swp_soft_dirty(oldpte) and vma.vm_mm.kernel.has(KEEP_SOFT_DIRTY):
                         newpte = pte_swp_mksoft_dirty(newpte)
                     set_pte_at(mm, address, pt, newpte)
                     pages += 1
@@ -178,8 +179,13 @@ def _change_pmd_range(
         # fix bad pmd by atomically check for pmd_trans_huge when marking page tables
         # prot_numa") (in v5.6).
         if type(pmd) is not PageTable:
-            if not pmd_trans_huge(pmd) and page_tables.pmd_none_or_clear_bad(pmds, here):
-                continue
+            if not pmd_trans_huge(pmd):
+                if not mm.kernel.has(ONE_LOOK_AT_PMD):
+                    bad = page_tables.pmd_none_or_clear_bad(pmds, here)
+                else:
+                    bad = page_tables.pmd_none_or_clear_bad_unless_trans_huge(pmds, here)
+                if bad:
+                    continue
             pmd = pmd_get(pmds, here)
         if notified_from is None:
             notified_from = here

@@ -37,6 +37,7 @@ from mmigrate.linux.include.pgtable import (
     pte_swp_mksoft_dirty,
 )
 from mmigrate.linux.include.sched import Task
+from mmigrate.linux.include.switches import FLUSH_BEFORE_UNLOCK
 from mmigrate.linux.kernel.bug import BUG_ON
 from mmigrate.linux.kernel.pgtable import (
     find_pmds,
@@ -93,11 +94,17 @@ def move_ptes(
     if new_ptl is not old_ptl:
         spin_lock_nested(new_ptl)
     delta = new_addr - old_addr
+    force_flush = False
     for addr in range(old_addr, old_end, PAGE_SIZE):
         if not ptep_get(old_pt, addr):
             continue
         pte = ptep_get_and_clear(mm, addr, old_pt)
+        force_flush |= pte_present(pte)
         set_pte_at(mm, addr + delta, new_pt, move_soft_dirty_pte(pte))
+    # Known defect of v3.19: who finds a page at its new place flushes that place only, and may
+    # have copied or freed it before the flush of the old place in move_page_tables.
+    if force_flush and mm.kernel.has(FLUSH_BEFORE_UNLOCK):
+        flush_tlb_range(vma, old_addr, old_end)
     if new_ptl is not old_ptl:
         spin_unlock(new_ptl)
     spin_unlock(old_ptl)
