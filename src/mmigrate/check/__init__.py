@@ -12,6 +12,7 @@ from typing import Final
 
 from mmigrate.check import (
     areas,
+    balloon,
     contents,
     counters,
     devices,
@@ -54,6 +55,7 @@ ORACLES: Final[dict[str, Oracle]] = {
     "translations": translations.translations,
     "devices": devices.devices,
     "contents": contents.contents,
+    "balloon": balloon.balloon,
 }
 
 

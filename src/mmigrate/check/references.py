@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mmigrate.check.balloon import balloon_pfns
 from mmigrate.check.view import View
 from mmigrate.errors import Violation
 from mmigrate.linux.include.mm_types import Page
-from mmigrate.linux.include.page_flags import PAGE_FLAGS_PRIVATE
+from mmigrate.linux.include.page_flags import PAGE_BALLOON_MAPCOUNT_VALUE, PAGE_FLAGS_PRIVATE
 from mmigrate.linux.mm.page_alloc import compound_order
 
 
 def references(view: View) -> Iterator[Violation]:
     """_count: ptes, tree slots, private data, per-CPU vectors, pins."""
+    ballooned = balloon_pfns(view)
     for page in view.pages():
         if not page._count:
             continue  # the oracle "frames" has it
@@ -22,7 +24,8 @@ def references(view: View) -> Iterator[Violation]:
         named = {
             "ptes": len(view.mapped.get(pfn, ())),
             "cache": len(view.slots.get(pfn, ())),
-            "private": 1 if page.flags & PAGE_FLAGS_PRIVATE else 0,
+            "private": 1 if page.flags & PAGE_FLAGS_PRIVATE and pfn not in ballooned else 0,
+            "balloon": 1 if pfn in ballooned else 0,
             "vectors": view.vectors[pfn],
             "pins": sum(view.pins[part] for part in range(pfn, pfn + size_of(page))),
         }
@@ -43,7 +46,7 @@ def size_of(page: Page) -> int:
 def mapcounts(view: View) -> Iterator[Violation]:
     """_mapcount: the ptes that map the page."""
     for page in view.pages():
-        if page._count:
+        if page._count and page._mapcount != PAGE_BALLOON_MAPCOUNT_VALUE:
             ptes = len(view.mapped.get(page.pfn, ()))
             if page._mapcount + 1 != ptes:
                 yield Violation(

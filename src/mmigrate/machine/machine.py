@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection, Iterable, Sequence
 from errno import EINVAL
+from functools import cached_property
 from typing import Any
 
 from mmigrate.api import Mapping
@@ -26,6 +27,7 @@ from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.cpuset import Cpuset, new_cpuset
 from mmigrate.linux.kernel.fair import NumaBalancing
 from mmigrate.linux.mm import (
+    compaction,
     fork,
     huge_memory,
     khugepaged,
@@ -38,6 +40,7 @@ from mmigrate.linux.mm import (
     vmstat,
 )
 from mmigrate.linux.mm.cpuset_migration import cpuset_set_mems
+from mmigrate.machine.balloon import Balloon
 from mmigrate.machine.boot import boot
 from mmigrate.machine.device import Device
 from mmigrate.machine.process import Pin, Process, checked, mask_of
@@ -333,6 +336,23 @@ class Machine:
         with process.running():
             pages = [page for a in where.pages() if (page := process.page_at(a)) is not None]
             return vmscan.reclaim_pages(self.kernel, pages)
+
+    def compact(self, node: int | None = None) -> None:
+        """Compact the memory of a node, or of all: a write to /proc/sys/vm/compact_memory.
+
+        Raises ScenarioError: there is no such node.
+        """
+        if node is None:
+            compaction.compact_memory(self.kernel)
+            return
+        if not 0 <= node < len(self.kernel.nodes):
+            raise ScenarioError(f"there is no node {node}")
+        compaction.compact_node(self.kernel, node)
+
+    @cached_property
+    def balloon(self) -> Balloon:
+        """The balloon of this machine, which its host can inflate and deflate."""
+        return Balloon(self.kernel)
 
     def finish_io(self) -> None:
         """Wait until all disks are idle."""

@@ -105,6 +105,7 @@ class AddressSpace:
         "nrpages",
         "nrshadows",
         "page_tree",
+        "private_data",
         "private_list",
         "private_lock",
         "tree_lock",
@@ -147,6 +148,7 @@ class AddressSpace:
         self.writeback_index = 0
         # private_lock
         self.private_list: list[Any] = []
+        self.private_data: Any = None
 
     def __repr__(self) -> str:
         return f"mapping {self.name}"

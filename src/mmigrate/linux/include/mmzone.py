@@ -71,6 +71,12 @@ class Zone:
     """A range of frames of one node  (struct zone)."""
 
     __slots__ = (
+        "compact_blockskip_flush",
+        "compact_cached_free_pfn",
+        "compact_cached_migrate_pfn",
+        "compact_considered",
+        "compact_defer_shift",
+        "compact_order_failed",
         "flags",
         "free_area",
         "kernel",
@@ -81,6 +87,7 @@ class Zone:
         "managed_pages",
         "name",
         "nid",
+        "pageblock_skip",
         "pageblock_type",
         "pageset",
         "present_pages",
@@ -121,6 +128,15 @@ class Zone:
         # free and counted, but have no Page. The allocator turns one into a real block
         # when the lists are empty.
         self.untouched: list[tuple[int, int]] = []
+        # hints of compaction, under no lock: where the scanners go on (migration: [0]
+        # asynchronously, [1] otherwise), blocks to pass over, and how often to pass over requests
+        self.compact_cached_free_pfn = start_pfn + nr_pages
+        self.compact_cached_migrate_pfn = [start_pfn, start_pfn]
+        self.pageblock_skip: set[int] = set()
+        self.compact_blockskip_flush = False
+        self.compact_considered = 0
+        self.compact_defer_shift = 0
+        self.compact_order_failed = 0
         # lru_lock
         self.lru_lock = lru_lock
         self.lruvec = Lruvec(self)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from mmigrate.linux.include.mm_types import AddressSpace, AnonVma, Page
 from mmigrate.linux.include.page_flags import (
+    PAGE_FLAG_NAMES,
     PAGE_FLAGS_PRIVATE,
     PG_active,
     PG_checked,
@@ -368,3 +369,11 @@ def wait_on_page_writeback(page: Page) -> None:
             lambda: not page.flags & PG_writeback,
             f"the writeback of {page!r}",
         )
+
+
+def page_flags_cleared(page: Page) -> bool:
+    """Whether no flag at all is set: one look at the whole word."""
+    if sched.hook is not None:
+        for bit in PAGE_FLAG_NAMES:
+            sched.hook.announce(page, bit, READ)
+    return page.flags == 0

@@ -11,7 +11,13 @@ bit lock `PG_compound_lock` of the head keeps the two together while the page ma
 from __future__ import annotations
 
 from mmigrate.linux.include.mm_types import Page
-from mmigrate.linux.include.page_flags import PG_compound_lock, PG_slab, PG_tail
+from mmigrate.linux.include.page_flags import (
+    PAGE_BALLOON_MAPCOUNT_VALUE,
+    PAGE_BUDDY_MAPCOUNT_VALUE,
+    PG_compound_lock,
+    PG_slab,
+    PG_tail,
+)
 from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.bug import BUG
 from mmigrate.linux.kernel.sched import READ, WRITE
@@ -267,3 +273,36 @@ def dec_mapcount(page: Page) -> bool:
     if page._mapcount < -1:
         BUG(f"_mapcount {page._mapcount} below -1", page)
     return page._mapcount == -1
+
+
+# --- the marks that stand in `_mapcount` of a page that is not mapped ---
+
+
+def PageBuddy(page: Page) -> bool:
+    """Whether the page heads a free block.  zone->lock guards that; without it this is a look at
+    what may be changing."""
+    if sched.hook is not None:
+        sched.hook.announce(page.zone.lock, "owner", READ)
+    return page._mapcount == PAGE_BUDDY_MAPCOUNT_VALUE
+
+
+def PageBalloon(page: Page) -> bool:
+    if sched.hook is not None:
+        sched.hook.announce(page, "_mapcount", READ)
+    return page._mapcount == PAGE_BALLOON_MAPCOUNT_VALUE
+
+
+def __SetPageBalloon(page: Page) -> None:
+    if sched.hook is not None:
+        sched.hook.announce(page, "_mapcount", WRITE)
+    if page._mapcount != -1:
+        BUG(f"_mapcount {page._mapcount} of a page for the balloon", page)
+    page._mapcount = PAGE_BALLOON_MAPCOUNT_VALUE
+
+
+def __ClearPageBalloon(page: Page) -> None:
+    if sched.hook is not None:
+        sched.hook.announce(page, "_mapcount", WRITE)
+    if page._mapcount != PAGE_BALLOON_MAPCOUNT_VALUE:
+        BUG(f"_mapcount {page._mapcount} of a page of the balloon", page)
+    page._mapcount = -1

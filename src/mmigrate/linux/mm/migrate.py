@@ -54,6 +54,7 @@ from mmigrate.linux.include.pgtable import (
     pte_to_swp_entry,
 )
 from mmigrate.linux.include.switches import (
+    BALLOON_REDESIGN,
     CLEAR_SWAPBACKED_OF_DESTINATION,
     CLOSE_MPROTECT_RACE,
     DESTINATION_FREEING_CALLBACK,
@@ -108,6 +109,7 @@ from mmigrate.linux.kernel.page_flags import (
     wait_on_page_writeback,
 )
 from mmigrate.linux.kernel.page_ref import (
+    PageBalloon,
     get_page,
     get_page_unless_zero,
     page_count,
@@ -121,6 +123,7 @@ from mmigrate.linux.kernel.spinlock import spin_lock, spin_unlock
 from mmigrate.linux.kernel.straight import hot, small
 from mmigrate.linux.lib.list import ListHead, list_del
 from mmigrate.linux.mm import (
+    balloon_compaction,
     filemap,
     huge_memory,
     huge_split,
@@ -160,7 +163,15 @@ def putback_movable_pages(pages: ListHead) -> None:
     for page in pages:
         list_del(page)
         page.zone.vm_stat[NR_ISOLATED_ANON + page_is_file_cache(page)] -= 1
-        vmscan.putback_lru_page(page)
+        if not page.zone.kernel.has(BALLOON_REDESIGN):
+            if balloon_compaction.v317_isolated_balloon_page(page):
+                balloon_compaction.v317_balloon_page_putback(page)
+            else:
+                vmscan.putback_lru_page(page)
+        elif balloon_compaction.isolated_balloon_page(page):
+            balloon_compaction.balloon_page_putback(page)
+        else:
+            vmscan.putback_lru_page(page)
 
 
 # --- migration entries ---
@@ -560,6 +571,13 @@ def _unmap_and_move_locked(page: Page, newpage: Page, force: bool, mode: Migrate
         if anon_vma is None and not PageSwapCache(page):
             return _refuse(page, Reason.TRUNCATED)  # unmapped: on its way to be freed
 
+    if BALLOON_REDESIGN not in absent:
+        if PageBalloon(page):
+            return balloon_compaction.balloon_page_migrate(newpage, page, mode)
+    elif balloon_compaction.v317_balloon_page_movable(page):
+        # Never: the page is locked, so it has a flag, and two references.
+        return balloon_compaction.balloon_page_migrate(newpage, page, mode)
+
     rc = -EAGAIN
     page_was_mapped = False
     if page_mapping_of(page) is None:
@@ -615,11 +633,15 @@ def unmap_and_move(
         if not huge or huge_split.split_huge_page(page) == 0:
             rc = __unmap_and_move(page, newpage, force, mode)
 
+    absent = page.zone.kernel.absent
+    if rc == balloon_compaction.MIGRATEPAGE_BALLOON_SUCCESS:  # of the old design
+        page.zone.vm_stat[NR_ISOLATED_ANON + page_is_file_cache(page)] -= 1
+        balloon_compaction.balloon_page_free(page)
+        return MIGRATEPAGE_SUCCESS
     if rc != -EAGAIN:
         list_del(page)
         page.zone.vm_stat[NR_ISOLATED_ANON + page_is_file_cache(page)] -= 1
         vmscan.putback_lru_page(page)  # on success this frees it
-    absent = page.zone.kernel.absent
     if (
         rc != MIGRATEPAGE_SUCCESS
         and put_new_page is not None
@@ -628,6 +650,8 @@ def unmap_and_move(
         if CLEAR_SWAPBACKED_OF_DESTINATION not in absent:
             ClearPageSwapBacked(newpage)
         put_new_page(newpage, private)
+    elif PageBalloon(newpage):
+        swap.put_page(newpage)  # the balloon has one of its own
     else:
         vmscan.putback_lru_page(newpage)
     if result[0] is not None:

@@ -6,8 +6,8 @@ Interface: `alloc_pages_nodemask` and what is built on it, `__free_pages`,
 
 A zone's memory that nobody has asked for yet is in `zone.untouched` and has no `Page`
 objects; `_realise` turns one largest block of it into a block on a list.
-Differs: no reclaim, compaction or OOM killer behind a failed allocation yet; a new page
-reads as zeroes even where the kernel would leave the old contents.
+Differs: no reclaim or OOM killer behind a failed allocation yet; a new page reads as zeroes even
+where the kernel would leave the old contents.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ from mmigrate.linux.include.gfp import (
     __GFP_RECLAIMABLE,
     __GFP_THISNODE,
     __GFP_WAIT,
+    GFP_TRANSHUGE,
+    MIGRATE_CMA,
+    MIGRATE_ISOLATE,
     MIGRATE_MOVABLE,
     MIGRATE_PCPTYPES,
     MIGRATE_RECLAIMABLE,
@@ -37,7 +40,8 @@ from mmigrate.linux.include.gfp import (
     MIGRATE_UNMOVABLE,
 )
 from mmigrate.linux.include.kernel import Kernel
-from mmigrate.linux.include.mm import PF_MEMALLOC
+from mmigrate.linux.include.migrate_mode import MIGRATE_ASYNC, MIGRATE_SYNC_LIGHT, MigrateMode
+from mmigrate.linux.include.mm import PF_KTHREAD, PF_MEMALLOC
 from mmigrate.linux.include.mm_types import ZERO_BYTES, Page
 from mmigrate.linux.include.mmzone import (
     MAX_ORDER,
@@ -63,6 +67,10 @@ from mmigrate.linux.include.page_flags import (
 )
 from mmigrate.linux.include.sched import Cpu
 from mmigrate.linux.include.vmstat import (
+    COMPACTFAIL,
+    COMPACTSTALL,
+    COMPACTSUCCESS,
+    NR_FREE_CMA_PAGES,
     NR_FREE_PAGES,
     NUMA_FOREIGN,
     NUMA_HIT,
@@ -80,6 +88,7 @@ from mmigrate.linux.kernel.spinlock import spin_lock
 from mmigrate.linux.kernel.straight import hot, small
 from mmigrate.linux.kernel.workqueue import run_on_cpus
 from mmigrate.linux.lib.list import ListHead, list_add, list_add_tail, list_del
+from mmigrate.linux.mm import compaction
 from mmigrate.linux.mm.page_boot import init_memory as init_memory
 
 _CHECK_AT_FREE: Final = PAGE_FLAGS_CHECK_AT_FREE
@@ -556,9 +565,59 @@ def alloc_pages_nodemask(
         alloc_flags |= ALLOC_HARDER
     if not gfp & __GFP_NOMEMALLOC and (gfp & __GFP_MEMALLOC or task.flags & PF_MEMALLOC):
         alloc_flags |= ALLOC_NO_WATERMARKS
-    return _get_page_from_freelist(
+    page = _get_page_from_freelist(
         gfp, order, zonelist, nodemask, preferred, alloc_flags, high_zoneidx, migratetype
     )
+    if page is not None or not order or not gfp & __GFP_WAIT or task.flags & PF_MEMALLOC:
+        return page
+    patient = gfp & GFP_TRANSHUGE != GFP_TRANSHUGE or task.flags & PF_KTHREAD
+    for mode in (MIGRATE_ASYNC, MIGRATE_SYNC_LIGHT) if patient else (MIGRATE_ASYNC,):
+        page = _direct_compact(
+            gfp, order, zonelist, nodemask, preferred, alloc_flags, high_zoneidx, mode
+        )
+        if page is not None:
+            return page
+    return None
+
+
+def _direct_compact(
+    gfp: int,
+    order: int,
+    zonelist: list[Zone],
+    nodemask: int | None,
+    preferred: Zone,
+    alloc_flags: int,
+    high_zoneidx: int,
+    mode: MigrateMode,
+) -> Page | None:
+    """Compact, and try again  (mm/page_alloc.c: __alloc_pages_direct_compact)."""
+    task = sched.task
+    task.flags |= PF_MEMALLOC
+    result, _contended = compaction.try_to_compact_pages(
+        gfp, order, zonelist, nodemask, mode, alloc_flags, high_zoneidx
+    )
+    task.flags &= ~PF_MEMALLOC
+    if result <= compaction.COMPACT_SKIPPED:
+        return None
+    events = task.kernel.vm_events
+    events[COMPACTSTALL] += 1
+    page = _get_page_from_freelist(
+        gfp,
+        order,
+        zonelist,
+        nodemask,
+        preferred,
+        alloc_flags & ~ALLOC_NO_WATERMARKS,
+        high_zoneidx,
+        gfpflags_to_migratetype(gfp),
+    )
+    if page is not None:
+        page.zone.compact_blockskip_flush = False
+        compaction.compaction_defer_reset(page.zone, order, True)
+        events[COMPACTSUCCESS] += 1
+        return page
+    events[COMPACTFAIL] += 1
+    return None
 
 
 def alloc_pages_node(kernel: Kernel, nid: int, gfp: int, order: int) -> Page | None:
@@ -680,6 +739,45 @@ def split_page(page: Page, order: int) -> None:
     for part in _parts(page, order):
         if part is not page:
             part._count = 1
+
+
+def drain_local_pages(zone: Zone) -> None:
+    """Empty this CPU's list of a zone  (mm/page_alloc.c: drain_local_pages)."""
+    pcp = zone.pageset[sched.task.cpu.number]
+    if pcp.count:
+        _free_pcppages_bulk(zone, pcp.count, pcp)
+
+
+def __isolate_free_page(zone: Zone, page: Page, order: int) -> int:
+    """Take a free block out, by its place; zone->lock is held.  How many pages, 0 if the zone
+    would fall below its watermark  (mm/page_alloc.c: __isolate_free_page)."""
+    migratetype = get_pageblock_migratetype(zone, page.pfn)
+    if migratetype != MIGRATE_ISOLATE:
+        mark = zone.watermark[WMARK_LOW] + (1 << order)
+        if not zone_watermark_ok(zone, 0, mark, 0, 0):
+            return 0
+        zone.vm_stat[NR_FREE_PAGES] -= 1 << order
+        if migratetype == MIGRATE_CMA:
+            zone.vm_stat[NR_FREE_CMA_PAGES] -= 1 << order
+    _remove_free_block(zone, page, order)
+    if order >= PAGEBLOCK_ORDER - 1:
+        for pfn in range(page.pfn, page.pfn + (1 << order), PAGEBLOCK_NR_PAGES):
+            if get_pageblock_migratetype(zone, pfn) not in (MIGRATE_ISOLATE, MIGRATE_CMA):
+                set_pageblock_migratetype(zone, pfn, MIGRATE_MOVABLE)
+    return 1 << order
+
+
+def split_free_page(zone: Zone, page: Page) -> int:
+    """Take a free block out as single pages with a reference each; how many
+    (mm/page_alloc.c: split_free_page)."""
+    order: int = page.private
+    taken = __isolate_free_page(zone, page, order)
+    for pfn in range(page.pfn, page.pfn + taken):
+        part = _page(zone, pfn)
+        part._count = 1
+        part.private = 0
+        part.data = ZERO_BYTES
+    return taken
 
 
 # --- for observers ---
