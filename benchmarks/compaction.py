@@ -33,7 +33,9 @@ def run() -> list[Figure]:
     machine.drain_pagevecs()
     page_alloc.drain_all_pages(machine.kernel)
     [zone] = machine.kernel.nodes[0].node_zones
-    free_blocks = sum(area.nr_free << order >> 9 for order, area in enumerate(zone.free_area[9:], 9))
+    free_blocks = sum(
+        area.nr_free << order >> 9 for order, area in enumerate(zone.free_area[9:], 9)
+    )
     free_blocks += sum(end - start for start, end in zone.untouched) >> 9
     possible = zone.vm_stat[0] >> 9
 
