@@ -186,6 +186,15 @@ def contents(scene):
     scene.page.data = bytes(4096)
 
 
+def balloon(scene):
+    """The host was not told of a page that left."""
+    scene.machine.balloon.inflate(2)
+    host = scene.machine.balloon.device.host
+    given = dict(host.given)
+    scene.machine.balloon.deflate(1)
+    host.given = given
+
+
 SEEDED = {
     "warnings": warnings,
     "locks": locks,
@@ -208,6 +217,7 @@ SEEDED = {
     "translations": translations,
     "devices": devices,
     "contents": contents,
+    "balloon": balloon,
 }
 
 

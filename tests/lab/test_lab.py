@@ -142,7 +142,7 @@ def test_a_command_gives_its_output_and_status(fake, image, tmp_path):
 @pytest.mark.parametrize(
     ("append", "seconds", "sentence"),
     [
-        ("fake.hang", 0.5, "the guest did not end within 0.5 s"),
+        ("fake.hang", 3, "the guest did not end within 3 s"),
         ("fake.die", 10, "the guest ended before its command"),
     ],
 )
