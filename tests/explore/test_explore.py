@@ -108,3 +108,80 @@ def test_two_machines_side_by_side():
     explore(move_against_unmap, max_executions=20)
     app.touch(app.mmap(pages=3))
     assert other.check() == []
+
+
+def three_tasks(tasks):
+    counter = Shared(0, "counter")
+
+    def increment():
+        for _ in range(2):
+            counter.store(counter.load() + 1)
+
+    for _ in range(3):
+        tasks.start(increment)
+
+
+def test_left_off_and_resumed(tmp_path):
+    file = tmp_path / "search.json"
+    seen = []
+
+    def interrupt(tasks):
+        seen.append(1)
+        if len(seen) == 100:
+            raise KeyboardInterrupt
+        return True
+
+    first = explore(three_tasks, always={"interrupt": interrupt}, save=file)
+    assert (first.interrupted, first.exhausted, first.executions) == (True, False, 99)
+    assert "interrupted, incomplete" in str(first)
+    rest = explore(three_tasks, resume=file)
+    assert (rest.executions, rest.redundant, rest.exhausted) == (7134, 0, True)
+
+
+def test_a_finding_is_minimised():
+    finding = explore(lost_update).finding
+    assert finding.preemptions == 1
+    assert finding.minimal == "no schedule with fewer preemptions leads to it"
+    assert finding.schedule.runs == (("increment", 1), ("increment.2", 2), ("increment", 1))
+
+
+@pytest.mark.parametrize("strategy", ["dfs", "random", "pct"])
+def test_other_strategies_find_it_too(strategy):
+    result = explore(lost_update, strategy=strategy, max_executions=200)
+    assert result.violation.oracle == "assertion"
+
+
+def test_bounds_are_told():
+    none = explore(lost_update, preemptions=0)
+    assert str(none) == (
+        "2 executions, exhausted within 0 preemptions, not beyond, nothing found so far"
+    )
+    assert not none.clean
+    assert explore(lost_update, preemptions=1).found
+    assert explore(lost_update, delays=1).found
+
+
+def test_a_strategy_of_ones_own():
+    class Backwards:
+        complete = False
+
+        def __init__(self):
+            self.left = 3
+
+        def begin(self):
+            self.left -= 1
+            return self.left >= 0
+
+        def choose(self, enabled, running):
+            return enabled[-1]
+
+    result = explore(with_a_lock, strategy=Backwards())
+    assert (result.strategy, result.executions, result.exhausted) == ("Backwards", 3, False)
+
+
+def test_progress():
+    told = []
+    explore(three_tasks, progress=told.append, max_seconds=0.7)
+    assert told
+    assert told[-1].rate > 0
+    assert told[-1].estimate > told[-1].executions

@@ -38,6 +38,7 @@ class Recording(Execution):
         self.prefix = prefix  # (task, how many steps), to be repeated
         self.new = NewSteps()
         self.asleep: Asleep = {}
+        self.diverged = False  # a plan could not be followed
         self._position = 0
         self._last: Task | None = None
         self._inside = False
@@ -77,6 +78,10 @@ class Recording(Execution):
         self._last = chosen
         self._inside = chosen.preempt_count > 0
         return chosen
+
+    def all_tasks(self) -> list[int]:
+        """By step, who took it."""
+        return [task for task, count in self.prefix for _ in range(count)] + self.new.tasks
 
     def _repeat(self) -> Task:
         number, count = self.prefix[self._position]

@@ -23,6 +23,11 @@ class Finding:
     preemptions: int = 0
     minimal: str = ""
 
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Findings with the same key are the same."""
+        return self.violation.oracle, self.violation.subject, self.violation.message
+
     def __str__(self) -> str:
         return f"{self.violation} (after {self.schedule.accesses} accesses)"
 

@@ -11,9 +11,14 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+import mmigrate
 from mmigrate.errors import ReplayMismatch, UsageError, Violation
+
+if TYPE_CHECKING:
+    from mmigrate.explore.recording import Recording
+    from mmigrate.explore.target import Target
 
 FIRST_LINE: Final = "mmigrate schedule 1"
 FIELDS: Final = ("scenario", "options", "violation", "mmigrate", "hash", "accesses")
@@ -114,3 +119,14 @@ def digest_of(steps: Iterable[tuple[str, str, Any, int]]) -> str:
     for task, obj, name, kind in steps:
         digest.update(f"{task} {'RW'[kind]} {obj} {name}\n".encode())
     return digest.hexdigest()[:32]
+
+
+def schedule_of(target: Target, run: Recording, violation: Violation | None) -> Schedule:
+    """The schedule of an execution that has just ended."""
+    names = [run.names[index] for index in run.all_tasks()]
+    digest = digest_of(
+        (name, repr(obj), field, kind)
+        for name, (obj, field), kind in zip(names, run.log, run.kinds, strict=True)
+    )
+    options = json.loads(json.dumps(target.options))
+    return Schedule(target.place, options, violation, in_a_row(names), digest, mmigrate.__version__)

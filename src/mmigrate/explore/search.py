@@ -6,131 +6,323 @@ Interface: `explore(scenario, …)`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
-import mmigrate
 from mmigrate.errors import ScenarioError, Violation
-from mmigrate.explore.dpor import Guided, Optimal
-from mmigrate.explore.execution import Ending, Execution
+from mmigrate.explore.dpor import Optimal
+from mmigrate.explore.execution import Ending
+from mmigrate.explore.recording import Recording
 from mmigrate.explore.result import Finding, Result
-from mmigrate.explore.schedule import Schedule, digest_of, in_a_row
+from mmigrate.explore.schedule import Schedule, schedule_of
+from mmigrate.explore.shrink import shrink
+from mmigrate.explore.strategies import ByStrategy, DepthFirst, Pct, RandomWalk, Strategy
 from mmigrate.explore.target import Outcome, Target, base_options
 from mmigrate.linux.include.switches import BASE
 from mmigrate.machine.conditions import Condition
+
+STRATEGIES = ("dpor", "dfs", "pct", "random")
+REPORT_EVERY = 0.5  # seconds
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a search is.  @estimate: executions in all, as far as can be guessed."""
+
+    executions: int
+    findings: int
+    seconds: float
+    estimate: float | None
+
+    @property
+    def rate(self) -> float:
+        """Executions per second."""
+        return self.executions / self.seconds if self.seconds else 0.0
 
 
 def explore(
     scenario: Any,
     *,
-    strategy: str = "dpor",
+    strategy: str | Strategy = "dpor",
     without: Any = (),
     backports: Any = (),
     kernel: str = BASE,
     machine: Mapping[str, Any] | None = None,
+    preemptions: int | None = None,
+    delays: int | None = None,
     max_executions: int | None = None,
+    max_seconds: float | None = None,
     max_steps: int = 20_000,
+    seed: int = 0,
+    depth: int = 3,
+    jobs: int = 1,
+    executor: Any = None,
     keep_going: bool = False,
+    minimise: bool = True,
     sometimes: Mapping[str, Condition] | None = None,
     always: Mapping[str, Condition] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    resume: Path | None = None,
+    save: Path | None = None,
 ) -> Result:
     """Run a scenario in all interleavings that can differ, or as many as asked for.
 
     @scenario: a function of a machine (`machine`) or of shared words (`tasks`).
+    @strategy: "dpor" runs one of each class of interleavings; "dfs" runs all, "random" and "pct"
+    (with @depth) choose by @seed and never end by themselves; or a `Strategy` of one's own.
     @without, @backports, @kernel: as in `Machine`; @machine: its other arguments.
-    @max_executions: stop after so many; the result then says that it is not exhausted.
+    @preemptions, @delays: all interleavings with not more than so many.
+    @max_executions, @max_seconds: stop then; the result says that it is not exhausted.
     @max_steps: an execution with more accesses is a livelock.
+    @jobs: processes; @executor: or those of any `concurrent.futures` executor, or "dask://…".
     @keep_going: look for further findings behind the first.
+    @minimise: look for a schedule of each finding with fewer preemptions, and a shorter one.
     @sometimes, @always: conditions of a machine at the end of an execution, by name.
+    @progress: called twice a second.  @save: where to leave off if interrupted; @resume: go on
+    from there.
+    Raises ScenarioError: the scenario cannot be run at all, or an argument makes no sense.
     """
     options = base_options(kernel, without, backports, machine)
     target = Target.of(scenario, options, sometimes=sometimes, always=always)
-    search = Search(target, strategy, max_steps, keep_going)
-    started = perf_counter()
-    search.run(max_executions)
-    return search.result(perf_counter() - started, max_executions)
+    driver = driver_of(strategy, preemptions, delays, seed, depth)
+    limits = Limits(max_executions, max_seconds, max_steps, keep_going)
+    search = Search(target, driver, limits, progress)
+    if resume is not None:
+        search.resume(resume)
+    if jobs != 1 or executor is not None or search.shared is not None:
+        from mmigrate.explore.parallel import run_in_parallel
+
+        if not isinstance(driver, Optimal):
+            raise ScenarioError("only the strategy dpor can be run by several workers")
+        run_in_parallel(search, jobs, executor)
+    else:
+        search.run()
+    if search.interrupted and save is not None:
+        search.save(save)
+    findings = list(search.findings.values())
+    if minimise:
+        findings = [shrink(target, finding, max_steps) for finding in findings]
+    return search.result(findings)
+
+
+class Driver(Protocol):
+    """What proposes executions and learns from them."""
+
+    name: str
+    complete: bool  # when it has ended, everything within its bounds has been tried
+    ended: bool
+
+    def next_execution(self, max_steps: int, *, keep_going: bool = False) -> Recording | None: ...
+    def learn(self, run: Recording) -> None: ...
+    def bounds(self) -> dict[str, int]: ...
+    def share_done(self) -> float | None: ...
+
+
+def driver_of(
+    strategy: str | Strategy, preemptions: int | None, delays: int | None, seed: int, depth: int
+) -> Driver:
+    """Raises ScenarioError: there is no such strategy, or a bound makes no sense."""
+    for name, bound in (("preemptions", preemptions), ("delays", delays)):
+        if bound is not None and bound < 0:
+            raise ScenarioError(f"{name}={bound}: it must be 0 or more")
+    if preemptions is not None or delays is not None:
+        if strategy not in ("dpor", "dfs"):
+            raise ScenarioError(f"a bound goes with the strategy dfs, not with {strategy}")
+        return ByStrategy("dfs", DepthFirst(preemptions, delays))
+    if strategy == "dpor":
+        return Optimal()
+    if strategy == "dfs":
+        return ByStrategy("dfs", DepthFirst())
+    if strategy == "random":
+        return ByStrategy("random", RandomWalk(seed))
+    if strategy == "pct":
+        return ByStrategy("pct", Pct(seed, depth))
+    if isinstance(strategy, str):
+        raise ScenarioError(f"there is no strategy {strategy}; there are {', '.join(STRATEGIES)}")
+    return ByStrategy(type(strategy).__name__, strategy)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When to stop.  @seconds: of all executions together."""
+
+    executions: int | None
+    seconds: float | None
+    steps: int
+    keep_going: bool
 
 
 class Search:
     """Executions one after the other, and what they found."""
 
-    def __init__(self, target: Target, strategy: str, max_steps: int, keep_going: bool) -> None:
-        if strategy != "dpor":
-            raise ScenarioError(f"there is no strategy {strategy!r}")
+    def __init__(
+        self,
+        target: Target,
+        driver: Driver,
+        limits: Limits,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> None:
         self.target = target
-        self.strategy = strategy
-        self.max_steps = max_steps
-        self.keep_going = keep_going
-        self.dpor = Optimal()
+        self.driver = driver
+        self.limits = limits
         self.executions = 0
         self.redundant = 0
+        self.interrupted = False
+        self.cut: dict[str, int] = {}  # limits that were met
         self.exhausted = False
         self.findings: dict[tuple[str, str, str], Finding] = {}
         self.met = dict.fromkeys(target.conditions.sometimes, 0)
+        self.paused = False
+        self.shared: dict[str, Any] | None = None  # what is left of a search by several workers
+        self.earlier = 0.0  # seconds of the search that is resumed
+        self._progress = progress
+        self._started = perf_counter()
+        self._reported = self._started
 
-    def run(self, max_executions: int | None) -> None:
-        while max_executions is None or self.executions < max_executions:
-            run = self.dpor.next_execution(self.max_steps, keep_going=self.keep_going)
-            if run is None:
-                self.exhausted = True
-                return
-            outcome = self.target.execute(run)
-            self.executions += 1
-            self._note(run, outcome)
-            if self.findings and not self.keep_going:
-                return
-            self.dpor.learn(run)
-        self.exhausted = self.dpor.ended
+    @property
+    def seconds(self) -> float:
+        return self.earlier + perf_counter() - self._started
 
-    def _note(self, run: Guided, outcome: Outcome) -> None:
+    @property
+    def done(self) -> bool:
+        """Whether a finding ends the search."""
+        return bool(self.findings) and not self.limits.keep_going
+
+    def run(self, pause: float | None = None) -> None:
+        """Until nothing is left, a limit is met, or the user interrupts; or for @pause
+        seconds."""
+        driver, limits = self.driver, self.limits
+        end = None if pause is None else perf_counter() + pause
+        try:
+            while not self.at_limit():
+                self.paused = end is not None and perf_counter() > end
+                if self.paused:
+                    return
+                run = driver.next_execution(limits.steps, keep_going=limits.keep_going)
+                if run is None:
+                    self.exhausted = driver.complete
+                    return
+                outcome = self.target.execute(run)
+                self.executions += 1
+                self.note(run, outcome)
+                if self.done:
+                    return
+                driver.learn(run)
+                self.report()
+            self.exhausted = driver.ended and driver.complete
+            if self.exhausted:
+                self.cut = {}
+        except KeyboardInterrupt:
+            self.interrupted = True
+
+    def at_limit(self) -> bool:
+        limits = self.limits
+        if limits.executions is not None and self.executions >= limits.executions:
+            self.cut = {"max_executions": limits.executions}
+        elif limits.seconds is not None and self.seconds >= limits.seconds:
+            self.cut = {"max_seconds": round(limits.seconds)}
+        return bool(self.cut)
+
+    def note(self, run: Recording, outcome: Outcome) -> None:
+        """Count an execution in, and keep what it found."""
         if outcome.ending is Ending.REDUNDANT:
             self.redundant += 1
         for name in outcome.met:
             self.met[name] += 1
         for violation in outcome.violations[:1]:
-            key = (violation.oracle, violation.subject, violation.message)
-            if key not in self.findings:
-                tasks = [*self.dpor.trace.tasks, *run.new.tasks]
-                self.findings[key] = Finding(
-                    violation, schedule_of(self.target, run, tasks, violation)
+            if (violation.oracle, violation.subject, violation.message) not in self.findings:
+                found = Finding(violation, schedule_of(self.target, run, violation))
+                self.findings[found.key] = found
+
+    def report(self) -> None:
+        """Tell how far we are, now and then."""
+        if self._progress is not None:
+            now = perf_counter()
+            if now - self._reported >= REPORT_EVERY:
+                self._reported = now
+                self._progress(
+                    Progress(self.executions, len(self.findings), self.seconds, self.estimate())
                 )
 
-    def result(self, seconds: float, max_executions: int | None) -> Result:
-        bounds = {}
-        if not self.exhausted and max_executions is not None:
-            bounds["max_executions"] = max_executions
+    def estimate(self) -> float | None:
+        """Executions in all, judged by the share of the search tree that is done."""
+        if self.exhausted:
+            return float(self.executions)
+        share = self.driver.share_done()
+        return self.executions / share if share else None
+
+    # --- leaving off and going on ---
+
+    def save(self, file: Path) -> None:
+        """Raises ScenarioError: the strategy cannot be resumed."""
+        if not isinstance(self.driver, Optimal):
+            raise ScenarioError("only the strategy dpor can be left off and resumed")
+        state = {
+            "mmigrate search": 1,
+            "scenario": self.target.place,
+            "options": json.loads(json.dumps(self.target.options)),
+            "executions": self.executions,
+            "redundant": self.redundant,
+            "seconds": self.seconds,
+            "met": self.met,
+            "findings": [finding.schedule.text() for finding in self.findings.values()],
+            "search": self.shared or self.driver.state(),
+        }
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(state) + "\n")
+
+    def resume(self, file: Path) -> None:
+        """Raises ScenarioError: that was another search, or none."""
+        from mmigrate.explore.schedule import parse_schedule
+
+        try:
+            state = json.loads(file.read_text())
+            same = state["mmigrate search"] == 1
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ScenarioError(f"{file} is no search that was left off: {error}") from error
+        options = json.loads(json.dumps(self.target.options))
+        if not same or (state["scenario"], state["options"]) != (self.target.place, options):
+            raise ScenarioError(
+                f"{file} is a search of {state['scenario']} with {state['options']}, not of "
+                f"{self.target.place} with {options}"
+            )
+        if not isinstance(self.driver, Optimal):
+            raise ScenarioError("only the strategy dpor can be resumed")
+        self.executions, self.redundant = state["executions"], state["redundant"]
+        self.earlier = state["seconds"]
+        self.met = state["met"]
+        for text in state["findings"]:
+            schedule = parse_schedule(text, str(file))
+            assert isinstance(schedule.violation, Violation)
+            found = Finding(schedule.violation, schedule)
+            self.findings[found.key] = found
+        if "units" in state["search"]:
+            self.shared = state["search"]
+        else:
+            self.driver.restore(state["search"], self.target, self.limits.steps)
+
+    def result(self, findings: list[Finding]) -> Result:
+        import mmigrate
+
         return Result(
             scenario=self.target.place,
             options=self.target.options,
-            strategy=self.strategy,
-            bounds=bounds,
-            findings=tuple(self.findings.values()),
+            strategy=self.driver.name,
+            bounds={**self.driver.bounds(), **self.cut},
+            findings=tuple(findings),
             executions=self.executions,
             redundant=self.redundant,
             classes=self.executions - self.redundant,
             exhausted=self.exhausted,
-            interrupted=False,
-            seconds=seconds,
+            interrupted=self.interrupted,
+            seconds=self.seconds,
             met=self.met,
             version=mmigrate.__version__,
+            estimate=self.estimate(),
         )
 
 
-def schedule_of(
-    target: Target, run: Execution, tasks: list[int], violation: Violation | None
-) -> Schedule:
-    """The schedule of an execution that has just ended."""
-    names = [run.names[index] for index in tasks]
-    digest = digest_of(
-        (name, repr(obj), field, kind)
-        for name, (obj, field), kind in zip(names, run.log, run.kinds, strict=True)
-    )
-    return Schedule(
-        target.place,
-        json.loads(json.dumps(target.options)),
-        violation,
-        in_a_row(names),
-        digest,
-        mmigrate.__version__,
-    )
+__all__ = ["STRATEGIES", "Progress", "Schedule", "Search", "explore"]

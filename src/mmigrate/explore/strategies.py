@@ -11,6 +11,7 @@ import random
 from collections.abc import Sequence
 from typing import Protocol
 
+from mmigrate.explore.execution import Indices
 from mmigrate.explore.recording import Recording
 from mmigrate.linux.include.sched import Task
 
@@ -39,6 +40,42 @@ class Chosen(Recording):
         return self.strategy.choose(enabled, me)
 
 
+class ByStrategy:
+    """A search whose executions are chosen by a strategy."""
+
+    def __init__(self, name: str, strategy: Strategy) -> None:
+        self.name = name
+        self.strategy = strategy
+        self.complete: bool = getattr(strategy, "complete", False)
+        self.ended = False
+        self.indices = Indices()
+
+    def next_execution(self, max_steps: int, *, keep_going: bool = False) -> Chosen | None:
+        """The next one to be run; None when nothing is left."""
+        if not self.strategy.begin():
+            self.ended = True
+            return None
+        run = Chosen(self.indices, max_steps, [], keep_going=keep_going)
+        run.strategy = self.strategy
+        return run
+
+    def learn(self, run: Recording) -> None:
+        pass
+
+    def bounds(self) -> dict[str, int]:
+        """The bounds that have cut something off."""
+        strategy = self.strategy
+        if not isinstance(strategy, DepthFirst) or not strategy.bounded:
+            return {}
+        both = {"preemptions": strategy.preemptions, "delays": strategy.delays}
+        return {name: bound for name, bound in both.items() if bound is not None}
+
+    def share_done(self) -> float | None:
+        """The share of the search tree that is done, if that can be said."""
+        strategy = self.strategy
+        return strategy.share_done() if isinstance(strategy, DepthFirst) else None
+
+
 class DepthFirst:
     """Every interleaving, in depth-first order: the last choice that has an alternative left
     is changed, and what comes behind it begins anew.
@@ -55,11 +92,11 @@ class DepthFirst:
         self.bounded = False  # a bound has cut something off
         self._path: list[list[int]] = []  # by choice: the one taken, how many there are
         self._depth = 0
-        self._spent = 0
+        self.spent = 0
         self._begun = False
 
     def begin(self) -> bool:
-        self._depth = self._spent = 0
+        self._depth = self.spent = 0
         if not self._begun:
             self._begun = True
             return True
@@ -84,14 +121,22 @@ class DepthFirst:
         limit = self.preemptions if self.preemptions is not None else self.delays
         allowed = len(order)
         if limit is not None:
-            allowed = sum(1 for cost in costs if self._spent + cost <= limit)
+            allowed = sum(1 for cost in costs if self.spent + cost <= limit)
             self.bounded = self.bounded or allowed < len(order)
         if self._depth == len(self._path):
             self._path.append([0, allowed])
         taken = self._path[self._depth][0]
         self._depth += 1
-        self._spent += costs[taken]
+        self.spent += costs[taken]
         return order[taken]
+
+    def share_done(self) -> float:
+        """As if all branches of a choice were of a size."""
+        share, weight = 0.0, 1.0
+        for taken, choices in self._path:
+            weight /= choices
+            share += taken * weight
+        return share
 
 
 class RandomWalk:

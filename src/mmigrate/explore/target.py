@@ -10,7 +10,7 @@ import inspect
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from mmigrate.explore.program import Tasks
 from mmigrate.linux.include.switches import BASE
 from mmigrate.machine.conditions import Condition
 from mmigrate.machine.machine import Machine
+from mmigrate.machine.scenario import load
 
 HERE: Final = Path(__file__).parents[1]
 
@@ -72,6 +73,19 @@ class Target:
         if parameters[0] == "tasks" and merged:
             raise ScenarioError(f"a program of tasks has no machine, so no {', '.join(merged)}")
         return cls(function, place_of(function), merged, conditions, parameters[0] == "machine")
+
+    def portable(self) -> Target | tuple[Any, ...]:
+        """As another process can take it: a scenario of a file by its place."""
+        if not self.function.__module__.startswith("scenario_"):
+            return self
+        file = str(Path(inspect.getfile(self.function)).resolve())
+        return file, self.name, self.place, self.options
+
+    @classmethod
+    def found(cls, file: str, name: str, place: str, options: dict[str, Any]) -> Target:
+        """A scenario by its place."""
+        found = cls.of(load(Path(file), name)[0], options)
+        return replace(found, place=place)
 
     def boot(self) -> Any:
         return Machine(**self.options) if self.needs_machine else Tasks()

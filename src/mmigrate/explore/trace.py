@@ -181,6 +181,17 @@ class Trace:
         place = bisect_left(taken, index)
         return self.step(taken[place]) if place < len(taken) else self.pending.get(task)
 
+    def index_of_next(self, task: int, index: int) -> int | None:
+        """The same as an index, which is behind the last step if it was not taken."""
+        taken = self.steps_of.get(task, ())
+        place = bisect_left(taken, index)
+        if place < len(taken):
+            return taken[place]
+        return len(self.tasks) if task in self.pending else None
+
+    def all_tasks(self) -> set[int]:
+        return self.steps_of.keys() | self.pending.keys()
+
     def extend(self, run: Execution, new: NewSteps) -> list[Race]:
         """Add the steps of @run behind those known already; the races of the new ones."""
         known = len(self.tasks)
