@@ -1,6 +1,7 @@
 """A guest that is none, for everything around booting; and what one real boot came to."""
 
 import os
+import shutil
 import stat
 import struct
 import sys
@@ -70,6 +71,7 @@ def fake(image, tmp_path, monkeypatch):
     )
     monkeypatch.setattr("mmigrate.lab.boot.find_tools", lambda: tools)
     monkeypatch.setenv("MMIGRATE_ACCELERATOR", "tcg")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(folder))
@@ -99,6 +101,8 @@ def live():
         kernels = installed_kernels()
     except MmigrateError as error:
         pytest.skip(f"no kernel is booted: {error}")
+    if shutil.which("numastat") is None:
+        pytest.skip("no kernel is booted: numastat is not installed; make lab gets it")
     if not kernels:
         pytest.skip("no kernel is booted: none is in /boot with its modules; make lab gets it")
     chosen = os.environ.get("MMIGRATE_LIVE_KERNEL", "")

@@ -10,7 +10,7 @@ import pytest
 
 from mmigrate import MiB, Reason, ScenarioError
 from mmigrate.errors import MemoryFault
-from mmigrate.real import Missing, RealMachine
+from mmigrate.real import Missing, RealMachine, puppet
 
 
 @pytest.fixture
@@ -198,6 +198,15 @@ def test_a_process_that_was_killed_is_told(app):
         app.mmap(pages=1)
 
 
+def test_an_order_that_takes_too_long_ends_all_processes():
+    with RealMachine(nodes=(MiB(1),), seconds=0.2) as machine:
+        app, other = machine.process("app"), machine.process("other")
+        with pytest.raises(ScenarioError, match=r"app: an order was not carried out within 0.2 s"):
+            app.order(puppet.SPIN, 1 << 50)
+        with pytest.raises(ScenarioError, match="other was killed by SIGKILL"):
+            other.mmap(pages=1)
+
+
 def test_exit_ends_the_process(machine, app):
     app.exit()
     assert machine.processes == []
@@ -220,20 +229,29 @@ INTERRUPTED = """
 import os, signal, sys
 from mmigrate import MiB
 from mmigrate.real import RealMachine
+from mmigrate.real.puppet import SPIN
 with RealMachine(nodes=(MiB(1),)) as machine:
     app = machine.process("app")
     file = machine.shmem("file", 4096)
     child = app.fork()
     print(app.pid, child.pid, file.path, flush=True)
+    if %r:
+        signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        machine.start(child.order, SPIN, 1 << 50)
+        machine.run()
     os.kill(os.getpid(), signal.SIG%s)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["INT", "KILL"])
-def test_nothing_is_left_behind(name):
+@pytest.mark.parametrize(
+    ("name", "busy"), [("INT", False), ("KILL", False), ("INT", True)], ids=str
+)
+def test_nothing_is_left_behind(name, busy):
+    program = INTERRUPTED % (busy, name)
     done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED % name], capture_output=True, text=True, check=False
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
     assert done.returncode == (-9 if name == "KILL" else -2)
     first, second, path = done.stdout.split()

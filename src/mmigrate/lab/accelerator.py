@@ -54,9 +54,17 @@ def _kvm_works(tools: Tools, kernel: KernelImage) -> bool:
 
 def _known() -> Path | None:
     """Where the answer is kept for this boot of this computer."""
-    try:
+    folder = cache_folder()
+    with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return folder / f"accelerator-{boot}" if folder is not None else None
+    return None
+
+
+def cache_folder() -> Path | None:
+    """The folder of this user for what can be made again; None if there is none."""
+    try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except (OSError, RuntimeError):
+    except RuntimeError:
         return None
-    return cache / "mmigrate" / f"accelerator-{boot}"
+    return cache / "mmigrate"

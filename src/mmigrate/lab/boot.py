@@ -48,7 +48,7 @@ mount -t tracefs tracefs /sys/kernel/tracing
 mount -t 9p -o trans=virtio,version=9p2000.L,msize=524288 share {share}
 {busybox} mkdir -p /run/tmp {share}/requests
 export HOME=/run TMPDIR=/run/tmp
-export MMIGRATE_DISPOSABLE=1 MMIGRATE_REQUESTS={share}/requests
+export MMIGRATE_DISPOSABLE=1 MMIGRATE_SHARE={share} MMIGRATE_REQUESTS={share}/requests
 {environment}
 {balloon}
 cd {folder}
@@ -78,7 +78,8 @@ class GuestRun:
 class Boot:
     """A guest that is running, or has run.  Leaving the `with` block ends it.
 
-    @share: the folder that it may write to; by default one that vanishes with it.
+    @share: the folder that it may write to; by default one that vanishes with it.  @files: what
+    is in it at first, by name.  The command finds it as $MMIGRATE_SHARE.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Boot:
         command: Sequence[str],
         *,
         share: Path | None = None,
+        files: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         tools = find_tools()
@@ -99,6 +101,9 @@ class Boot:
         self.share = self._own / "share" if share is None else share.absolute()
         self.begun = time.monotonic()
         try:
+            self.share.mkdir(parents=True, exist_ok=True)
+            for name, text in (files or {}).items():
+                (self.share / name).write_text(text)
             self._process = self._start(tools, command, environment or {})
         except OSError as error:
             self._remove()
@@ -110,7 +115,6 @@ class Boot:
     def _start(
         self, tools: Tools, command: Sequence[str], environment: Mapping[str, str]
     ) -> subprocess.Popen[bytes]:
-        self.share.mkdir(parents=True, exist_ok=True)
         (self.share / "status").unlink(missing_ok=True)
         init = self._own / "init"
         init.write_text(

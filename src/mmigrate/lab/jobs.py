@@ -13,14 +13,13 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Final
 
 from mmigrate.errors import LabError
+from mmigrate.lab.accelerator import cache_folder
 from mmigrate.lab.boot import Boot
 from mmigrate.lab.guest import Guest
 
@@ -46,32 +45,29 @@ def run_jobs(
     Raises LabError: a guest did not even begin with a job.
     """
     left = list(jobs)
-    with tempfile.TemporaryDirectory(prefix="mmigrate-jobs-") as folder:
-        compiled = compile_modules([server, *modules], Path(folder) / "compiled")
-        number = 0
-        while left:
-            number += 1
-            share = Path(folder) / str(number)
-            share.mkdir()
-            (share / "jobs.json").write_text(json.dumps(left))
-            command = [sys.executable, "-m", server, f"{share}/jobs.json", f"{share}/results"]
-            with Boot(
-                guest, command, share=share, environment={**compiled, **(environment or {})}
-            ) as boot:
-                begun = False
-                for event in _events(boot, share / "results", left):
-                    begun = True
-                    if event["event"] == "end":
-                        left = [job for job in left if job["name"] != event["name"]]
-                        yield event
-                if not begun:
-                    raise LabError(
-                        "the guest did not begin; its command said:\n"
-                        f"{boot.output or '  nothing'}\nits console ends:\n{boot.tail()}"
-                    )
+    compiled = compile_modules([server, *modules])
+    program = 'exec "$0" -m "$1" "$MMIGRATE_SHARE/jobs.json" "$MMIGRATE_SHARE/results"'
+    while left:
+        with Boot(
+            guest,
+            ["/bin/sh", "-c", program, sys.executable, server],
+            files={"jobs.json": json.dumps(left)},
+            environment={**compiled, **(environment or {})},
+        ) as boot:
+            begun = False
+            for event in _events(boot, left):
+                begun = True
+                if event["event"] == "end":
+                    left = [job for job in left if job["name"] != event["name"]]
+                    yield event
+            if not begun:
+                raise LabError(
+                    "the guest did not begin; its command said:\n"
+                    f"{boot.output or '  nothing'}\nits console ends:\n{boot.tail()}"
+                )
 
 
-def _events(boot: Boot, results: Path, jobs: Sequence[Job]) -> Iterator[dict[str, Any]]:
+def _events(boot: Boot, jobs: Sequence[Job]) -> Iterator[dict[str, Any]]:
     """The lines of the file of results as they come, and one more if the guest ends before."""
     limits = {job["name"]: float(job.get("seconds", 60)) + GRACE for job in jobs}
     current: str | None = None
@@ -81,7 +77,7 @@ def _events(boot: Boot, results: Path, jobs: Sequence[Job]) -> Iterator[dict[str
     while True:
         running = boot.running
         text = ""
-        with suppress(OSError), open(results) as file:
+        with suppress(OSError), open(boot.share / "results") as file:
             file.seek(position)
             text = file.read()
         complete = text[: text.rfind("\n") + 1]
@@ -105,10 +101,13 @@ def _events(boot: Boot, results: Path, jobs: Sequence[Job]) -> Iterator[dict[str
         raise LabError(f"the guest {how} between two jobs; its console ends:\n{boot.tail()}")
 
 
-def compile_modules(modules: Sequence[str], folder: Path) -> dict[str, str]:
-    """Compile what @modules import into @folder, for the guest, to which the installed files are
-    read-only and far away; the environment that makes Python look there."""
-    environment = {"PYTHONPYCACHEPREFIX": str(folder)}
+def compile_modules(modules: Sequence[str]) -> dict[str, str]:
+    """Compile what @modules import, for the guest, to which the installed files are read-only and
+    far away; the environment that makes Python look there.  It is kept for the next guest."""
+    folder = cache_folder()
+    if folder is None:
+        return {}
+    environment = {"PYTHONPYCACHEPREFIX": str(folder / "compiled")}
     usual = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     subprocess.run(
         [sys.executable, "-c", "; ".join(f"import {module}" for module in modules)],
