@@ -177,3 +177,22 @@ def compaction_and_caches(machine):
     machine.finish_io()
     assert "DMA32" in machine.buddyinfo
     assert "Movable" in machine.pagetypeinfo
+
+
+def complaints_of_the_kernel_are_found(machine):
+    Path("/dev/kmsg").write_text("BUG: made up for a test\n")
+    found = machine.check()
+    assert [violation.message for violation in found] == ["BUG: made up for a test"], found
+
+
+def files_of_all_kinds(machine):
+    app = machine.process("app")
+    for kind in ("ext4", "xfs", "ramfs", "tmpfs"):
+        file = machine.file(kind, 8192, fs=kind, data=b"hello")
+        view = app.mmap(8192, file=file, shared=True)
+        assert app.read(view.start, 5) == b"hello"
+        assert app.move_pages(view[0:1], node=1).status == (1,), kind
+        app.write(view.start, b"H")
+        machine.writeback(file)
+        machine.fsync(file)
+        assert app.pread(file, 5) == b"Hello"

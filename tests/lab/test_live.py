@@ -26,6 +26,8 @@ pytestmark = pytest.mark.slow
         "charges",
         "balancing",
         "compaction_and_caches",
+        "complaints_of_the_kernel_are_found",
+        "files_of_all_kinds",
     ],
 )
 def test_scenario(live, name):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -29,6 +30,9 @@ from mmigrate.lab.monitor import Monitor
 from mmigrate.lab.tools import Tools, find_tools
 
 _TAIL: Final = 12  # lines of the console that an error shows
+_COMPLAINT: Final = re.compile(
+    "panic|BUG|Oops|WARNING|[Uu]nable to|not syncing|stuck|Out of memory"
+)
 # The first process of the guest, in place of the distribution's: what a scenario needs is mounted
 # in a second, where udev and services would take ten.
 _INIT: Final = """\
@@ -218,9 +222,13 @@ class Boot:
         return _text(self._own / "qemu") + _text(self._own / "console")
 
     def tail(self) -> str:
-        """The last lines of the console, for a sentence about what went wrong."""
+        """What the console says of the end: the last lines, and before them the complaints of the
+        kernel that would be out of sight."""
         lines = [line.strip() for line in self.console.splitlines() if line.strip()]
-        return "\n".join(f"  | {line}" for line in lines[-_TAIL:])
+        shown = [line for line in lines[:-_TAIL] if _COMPLAINT.search(line)][-_TAIL:]
+        if shown:
+            shown.append("...")
+        return "\n".join(f"  | {line}" for line in [*shown, *lines[-_TAIL:]])
 
     def monitor(self) -> Monitor:
         """QEMU's monitor of this guest; close it."""

@@ -33,8 +33,7 @@ _NODEV: Final = ("tmpfs", "ramfs")  # filesystems without a disk
 _NAMES: Final = ("ext4", "xfs", "nfs", "exofs", "ramfs", "tmpfs")
 _SHARED_MEMORY: Final = Path("/dev/shm")
 _SYNC_FILE_RANGE_WRITE: Final = 2
-DISK: Final = MiB(64)  # of a RAM disk for a filesystem
-SWAP_DISK: Final = MiB(256)
+RAM_DISK: Final = MiB(320)  # the least that xfs accepts; pages are taken when they are written
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,8 @@ class Files:
                 [f"mkfs.{fs}", "-q", device], capture_output=True, text=True, check=False
             )
             if done.returncode:
-                raise Missing(f"mkfs.{fs} {device} failed: {done.stderr.strip()}")
+                reason = (done.stderr.strip().splitlines() or ["it gave no reason"])[0]
+                raise Missing(f"mkfs.{fs} {device} failed: {reason}")
         if libc.mount(os.fsencode(device), os.fsencode(place), fs.encode(), 0, None):
             raise Missing(f"{fs} cannot be mounted: {os.strerror(ctypes.get_errno())}")
         if self._lasting is None:
@@ -140,7 +140,7 @@ def ram_disk(undo: Callable[..., None] | None) -> str:
         if not Path(f"/lib/modules/{os.uname().release}").is_dir():
             raise Missing("there is no RAM disk: this kernel has no modules here (brd)")
         done = subprocess.run(
-            ["modprobe", "brd", "rd_nr=8", f"rd_size={SWAP_DISK >> 10}"],
+            ["modprobe", "brd", "rd_nr=8", f"rd_size={RAM_DISK >> 10}"],
             capture_output=True,
             text=True,
             check=False,

@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 
 from mmigrate.errors import Missing
-from mmigrate.real.files import SWAP_DISK, Files, ram_disk, write_swap_header
+from mmigrate.real.files import RAM_DISK, Files, ram_disk, write_swap_header
 from mmigrate.real.libc import failure, libc
 from mmigrate.real.settings import disposable
 from mmigrate.real.undo import Undo
@@ -49,7 +49,7 @@ class Swap:
         self._undo.forget("swapoff", area.path)
 
     def _place(self, size: int) -> str:
-        if size <= SWAP_DISK:
+        if size <= RAM_DISK:
             try:
                 return ram_disk(None if disposable() else self._undo.add)
             except Missing:
