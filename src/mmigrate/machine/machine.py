@@ -301,9 +301,7 @@ class Machine:
                 if vma.vm_file is not None and vma.vm_file.f_inode is file:
                     gone = max(0, (size + 4095) // 4096 - vma.vm_pgoff)
                     first = (vma.vm_start >> 12) + gone
-                    self.shadow.forget(
-                        self.shadow.keys_in(process.mm.name, first, (vma.vm_end >> 12) - 1)
-                    )
+                    self.shadow.forget(process.mm.name, first, (vma.vm_end >> 12) - 1)
 
     def drop_caches(self) -> None:
         """Drop the clean, unmapped pages of all files."""

@@ -257,7 +257,7 @@ class Process:
                     moved.append((result >> PAGE_SHIFT, pages))
                 elif at is not None:  # what was there may be gone already
                     target_first, target_last = _pages_of(at, new_length)
-                    shadow.forget(shadow.keys_in(self.mm.name, target_first, target_last))
+                    shadow.forget(self.mm.name, target_first, target_last)
             start = checked(result)
         return Mapping(start, (new_length + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1))
 
@@ -343,7 +343,7 @@ class Process:
             self.task.mm = None
             fork.mmput(self.mm)
         shadow = self.machine.shadow
-        shadow.forget(shadow.keys_in(self.mm.name, 0, TASK_SIZE >> PAGE_SHIFT))
+        shadow.forget(self.mm.name, 0, TASK_SIZE >> PAGE_SHIFT)
         self.exited = True
         self.machine.remove_process(self)
 

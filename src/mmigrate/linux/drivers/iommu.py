@@ -211,6 +211,7 @@ class IommuV2(SharedVirtualMemory):
             if vma is None:
                 return "an address in no area"
             fault = memory.handle_mm_fault(mm, vma, addr, FAULT_FLAG_WRITE if write else 0)
+        memory.wait_while_splitting(mm, addr)
         return "a failed fault" if fault & VM_FAULT_ERROR else ""
 
     def invalidate_page(self, mm: Mm, address: int) -> None:

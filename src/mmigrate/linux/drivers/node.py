@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from mmigrate.linux.include.kernel import Kernel
+from mmigrate.linux.include.pgtable import HPAGE_PMD_NR
 from mmigrate.linux.include.vmstat import (
     NR_ACTIVE_ANON,
     NR_ACTIVE_FILE,
     NR_ANON_PAGES,
+    NR_ANON_TRANSPARENT_HUGEPAGES,
     NR_FILE_DIRTY,
     NR_FILE_MAPPED,
     NR_FILE_PAGES,
@@ -61,6 +63,8 @@ def node_meminfo(kernel: Kernel, nid: int) -> dict[str, int]:
         for name, items in _MEMINFO.items()
     }
     free = values["MemFree"]
+    huge = node_page_state(kernel, nid, NR_ANON_TRANSPARENT_HUGEPAGES)
+    values["AnonHugePages"] = huge * HPAGE_PMD_NR * 4
     return {"MemTotal": total * 4, "MemFree": free, "MemUsed": total * 4 - free} | values
 
 

@@ -12,12 +12,14 @@ from mmigrate.linux.include.mm import (
     VM_DONTCOPY,
     VM_EXEC,
     VM_GROWSDOWN,
+    VM_HUGEPAGE,
     VM_IO,
     VM_LOCKED,
     VM_MAYEXEC,
     VM_MAYREAD,
     VM_MAYSHARE,
     VM_MAYWRITE,
+    VM_NOHUGEPAGE,
     VM_NONLINEAR,
     VM_NORESERVE,
     VM_PFNMAP,
@@ -102,6 +104,8 @@ VM_FLAG_LETTERS: Final = (
     (VM_NORESERVE, "nr"),
     (VM_NONLINEAR, "nl"),
     (VM_SOFTDIRTY, "sd"),
+    (VM_HUGEPAGE, "hg"),
+    (VM_NOHUGEPAGE, "nh"),
 )
 
 PM_SOFT_DIRTY: Final = 1 << 55

@@ -228,6 +228,8 @@ def _faultin_page(mm: Mm, vma: Vma, addr: int, flags: int) -> int:
         return -ENOMEM if fault & VM_FAULT_OOM else -EFAULT
     if fault & VM_FAULT_RETRY:
         return -EBUSY
+    if not fault:  # perhaps nothing was done: then this is asked again and again
+        memory.wait_while_splitting(mm, addr)
     return 1 if fault & VM_FAULT_WRITE else 0
 
 

@@ -153,7 +153,7 @@ def page_fault(task: Task, addr: int, write: bool) -> str:
             continue
         up_read(mm.mmap_sem)
         if not fault:
-            _wait_while_splitting(mm, addr)
+            wait_while_splitting(mm, addr)
         if fault & VM_FAULT_ERROR:
             if fault & VM_FAULT_OOM:
                 return "SIGKILL"  # Differs: the OOM killer takes the process that faulted
@@ -161,7 +161,7 @@ def page_fault(task: Task, addr: int, write: bool) -> str:
         return ""
 
 
-def _wait_while_splitting(mm: Mm, addr: int) -> None:
+def wait_while_splitting(mm: Mm, addr: int) -> None:
     """A huge page that is being split cannot be had for a moment; the program faults on it again
     and again."""
     pmds = find_pmds(mm, addr)

@@ -187,6 +187,11 @@ def migrate_misplaced_transhuge_page(
 
     Known windows of v3.19: the pmd is empty for a moment; and the new page can be stored to
     before the last look for pins, which may take the old page back.
+
+    Known defect of v3.19: once the lock of the pmd is let go, only the mapping has a reference
+    on the new page, and madvise(MADV_DONTNEED) of another thread can free it before it is put on
+    the LRU.  It went with Linux kernel commit c5b5a3dd2c1f ("mm: thp: refactor NUMA fault
+    handling") (in v5.14).
     """
     kernel = mm.kernel
     pgdat = kernel.nodes[node]
