@@ -27,6 +27,7 @@ from typing import Any, Final, TypeVar, cast
 FLOORS: Final = ("mmigrate.linux.kernel.", "mmigrate.linux.lib.", "mmigrate.linux.include.")
 LARGEST: Final = 40  # statements of a primitive that is put in place
 DEEPEST: Final = 4  # primitives inside of primitives
+SHORT: Final = 3  # statements that may stand in both branches of a condition
 COLD: Final = ("BUG", "note_lock_order")  # never worth a place
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -449,7 +450,7 @@ def _tail(statements: list[ast.stmt], result: str | None) -> list[ast.stmt]:
             raise _StaysCall
         rest = statements[position + 1 :]
         ends = _ends(statement.body), bool(statement.orelse) and _ends(statement.orelse)
-        if not any(ends) and rest:
+        if not any(ends) and len(rest) > SHORT:
             raise _StaysCall
         first = statement.body if ends[0] else statement.body + rest
         second = statement.orelse if ends[1] else statement.orelse + rest

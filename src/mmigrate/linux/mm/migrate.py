@@ -502,6 +502,7 @@ def fallback_migrate_page(
 # --- one page ---
 
 
+@small
 def _become(newpage: Page, page: Page) -> None:
     """Give the destination the place and the kind of the old page."""
     newpage.index = page.index

@@ -221,7 +221,7 @@ def __pagevec_lru_add_fn(page: Page, zone: Zone) -> None:
     zone.vm_stat[NR_LRU_BASE + lru] += HPAGE_PMD_NR if page.flags & PG_head else 1
 
 
-@hot
+@small
 def lru_cache_add(page: Page) -> None:
     """Put a page on its LRU list, by way of this CPU's vector  (mm/swap.c: lru_cache_add)."""
     if page.flags & _EITHER == _EITHER:  # and not PG_lru, which the drain looks at
