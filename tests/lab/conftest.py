@@ -86,7 +86,6 @@ LIVE = {
     "segment_by_policy": EXAMPLES / "shared_memory.py",
     "out_and_in_again": EXAMPLES / "swapped_out.py",
     "writer_and_mover": EXAMPLES / "racing.py",
-    "no_room": EXAMPLES / "full_target.py",
 }
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from mmigrate.errors import Missing, ScenarioError
-from mmigrate.units import PAGE_SIZE
+from mmigrate.units import PAGE_SIZE, MiB
 
+_FREED: Final = MiB(4)
 FOLDER: Final = Path("/sys/devices/system/node")
 
 
@@ -67,18 +69,30 @@ def numastat(node: int) -> dict[str, int]:
 
 
 def usable_memory(node: int) -> int:
-    """Bytes of a node that an ordinary request can have: what is free and what waits in the lists
-    of the CPUs, but for what the kernel keeps for itself."""
-    pages, here = 0, False
+    """Bytes of a node that an ordinary request can have: what is free or clean file cache, but for
+    what the kernel keeps for itself."""
+    kept, here = 0, False
     for line in Path("/proc/zoneinfo").read_text().splitlines():
         words = line.split()
         if line.startswith("Node"):
             here = words[1] == f"{node},"
         elif here and words[0] == "min":
-            pages -= int(words[1])
-        elif here and words[0] == "count:":
-            pages += int(words[1])
-    return 1024 * meminfo(node)["MemFree"] + pages * PAGE_SIZE
+            kept += int(words[1])
+    table = meminfo(node)
+    free = table["MemFree"] + table.get("Active(file)", 0) + table.get("Inactive(file)", 0)
+    return 1024 * free - kept * PAGE_SIZE
+
+
+def shorten_cpu_lists() -> None:
+    """Let each CPU free so many pages that it gives back what its lists hold too much."""
+    usual = os.sched_getaffinity(0)
+    try:
+        for cpu in sorted(usual):
+            os.sched_setaffinity(0, {cpu})
+            with mmap.mmap(-1, _FREED, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+                memory[::PAGE_SIZE] = bytes(_FREED // PAGE_SIZE)
+    finally:
+        os.sched_setaffinity(0, usual)
 
 
 def distances(node: int) -> list[int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from mmigrate.errors import Missing
-from mmigrate.real.nodes import usable_memory
+from mmigrate.real.nodes import shorten_cpu_lists, usable_memory
 from mmigrate.real.undo import Undo
 from mmigrate.units import MiB
 
@@ -21,6 +21,7 @@ _BALANCING: Final = Path("/proc/sys/kernel/numa_balancing")
 _SCHED: Final = Path("/sys/kernel/debug/sched/numa_balancing")
 _MEMORY: Final = Path("/sys/devices/system/memory")
 _NODES: Final = Path("/sys/devices/system/node")
+_CPU_LISTS: Final = Path("/proc/sys/vm/percpu_pagelist_high_fraction")
 _PATIENCE: Final = 30  # seconds for a daemon of the kernel to do its work
 
 
@@ -143,6 +144,10 @@ class Settings:
     def leave_free(self, node: int, size: int) -> None:
         """Fill a node until @size bytes can be had of it, with huge pages that nobody uses."""
         self._need_guest("a node is filled")
+        # What waits in the lists of other CPUs is out of reach, and may come back at any time.
+        self.set(_CPU_LISTS, "100000", "the lists of free pages of CPUs")
+        shorten_cpu_lists()
+        self.drop_caches()
         surplus = usable_memory(node) - size
         if surplus > 0:
             self.hugepages(surplus // MiB(2), node, MiB(2))
