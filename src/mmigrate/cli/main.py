@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "explore": "Run a scenario in all interleavings that can differ.",
     "replay": "Repeat a recorded schedule, step by step.",
     "history": "The catalogue: commits, each shown without and with it.",
+    "compare": "Run scenarios on the model and on a real kernel, and compare.",
     "bench": "Run the benchmarks.",
 }
 
