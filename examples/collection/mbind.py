@@ -177,7 +177,7 @@ def modes_that_do_not_exist(machine):
     """Modes from 5 on, and both mode flags."""
     app, heap = _heap(machine)
     return {
-        **{str(mode): attempt(app.mbind, heap, mode, [1]) for mode in (7, 8, 100, 1 << 13)},
+        **{str(mode): attempt(app.mbind, heap, mode, [1]) for mode in (5, 6, 7, 8, 100, 1 << 13)},
         "both": attempt(app.mbind, heap, 2 | 3 << 14, [1]),
         "negative": attempt(app.mbind, heap, (1 << 31) | 2, [1]),
     }
@@ -287,8 +287,8 @@ def beyond_everything(machine):
     """Nothing is mapped at or after start."""
     app = machine.process("app")
     return {
-        "bind": attempt(app.mbind, (1 << 47) - 8192, "bind", [1], length=4096),
-        "default": attempt(app.mbind, (1 << 47) - 8192, "default", length=4096),
+        "bind": attempt(app.mbind, (1 << 47) - 4096, "bind", [1], length=4096),
+        "default": attempt(app.mbind, (1 << 47) - 4096, "default", length=4096),
     }
 
 
@@ -304,7 +304,9 @@ def areas_are_split_and_merged(machine):
 
 def interleave_and_move(machine):
     """Pages not on the nodes are spread by their place in the area."""
-    app, heap = _heap(machine, 8)
+    app = machine.process("app")
+    heap = app.mmap(pages=8, at=3 << 32)  # interleaving goes by the address
+    app.touch(heap)
     return {
         "call": attempt(app.mbind, heap, "interleave", [1, 2], flags=MOVE),
         "at": [attempt(app.move_pages, heap), app.placement(heap)],
@@ -347,7 +349,7 @@ def static_and_relative_and_move(machine):
 def touched_later(machine):
     """A policy is for what is not there yet."""
     app = machine.process("app")
-    heap = app.mmap(pages=6)
+    heap = app.mmap(pages=6, at=3 << 32)  # interleaving goes by the address
     app.mbind(heap[0:3], "bind", [1])
     app.mbind(heap[3:6], "interleave", [0, 2])
     app.touch(heap)

@@ -2,12 +2,12 @@
 
 Floors, bottom to top; imports go down only:
 
-    0  errors units api, linux/include linux/lib    words and data
+    0  errors units api observe, linux/include linux/lib    words and data
     1  linux/kernel                                  where a task can lose the CPU
     2  linux/mm linux/fs linux/drivers               the kernel itself
     3  machine lab                                   a modelled computer; a real kernel, booted
     4  check snapshot real                           oracles; real processes; real kernels
-    5  explore                                       all interleavings of a scenario
+    5  explore compare                               all interleavings; model against kernel
     7  cli                                           a module per command
 
     from mmigrate import Machine, MiB

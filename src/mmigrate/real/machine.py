@@ -429,7 +429,7 @@ class RealMachine:
     def accounting(self, *processes: RealProcess) -> Iterator[None]:
         """Around a call that may move all pages of some processes: those of their own program
         are left out of `vmstat`."""
-        before = [process.own_placement() for process in processes]
+        before = [{} if process.exited else process.own_placement() for process in processes]
         yield
         for process, nodes in zip(processes, before, strict=True):
             if not process.exited:
