@@ -143,7 +143,7 @@ def file_on_xfs(machine):
 def file_on_ramfs(machine):
     """Pages that are never written and not evictable."""
     app = machine.process("app")
-    view = app.mmap(pages=4, file=_file(machine, "ramfs"), shared=True)
+    view = app.mmap(pages=4, file=machine.file("data", 16384, fs="ramfs"), shared=True)
     app.touch(view)
     return _moves(machine, app, view)
 

@@ -50,7 +50,7 @@ def plain(value: Any) -> Any:
         case OSError():
             return errno.errorcode.get(value.errno or 0, str(value.errno))
         case _:
-            return type(value).__name__
+            return "done"  # a process, or another object that is no answer
 
 
 def statuses(result: MoveResult | Sequence[int]) -> str:

@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "replay": "Repeat a recorded schedule, step by step.",
     "history": "The catalogue: commits, each shown without and with it.",
     "compare": "Run scenarios on the model and on a real kernel, and compare.",
+    "fuzz": "Run generated programs on the model and on a real kernel.",
     "bench": "Run the benchmarks.",
 }
 

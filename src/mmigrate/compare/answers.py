@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
-from mmigrate.errors import Missing, ScenarioError
-from mmigrate.observe import Counters
+from mmigrate.errors import ScenarioError
+from mmigrate.observe import Counters, plain
 
 Answer = dict[str, Any]
 
 COUNTERS: Final = "(migrations)"  # the observation that is made of every case
+RAISED: Final = "(raised)"  # the errno that a scenario did not expect
 COMPLAINTS: Final = "(complaints)"  # and what a kernel complained of, if it did
 RACE_RUNS: Final = 10  # of a case whose tasks race, on a real kernel
 
@@ -38,7 +40,10 @@ class Watched:
 def answer(function: Callable[[Any], Any], machine: Watched) -> Answer:
     """What the case saw on @machine, as JSON can hold it."""
     counters = Counters(machine)
-    seen = function(machine)
+    try:
+        seen = function(machine)
+    except OSError as error:
+        seen = {RAISED: plain(error)}
     if not isinstance(seen, dict):
         raise ScenarioError("a scenario that is compared returns a dict of what it saw")
     if not machine.raced and COUNTERS not in seen:
@@ -46,8 +51,8 @@ def answer(function: Callable[[Any], Any], machine: Watched) -> Answer:
     complaints = [str(complaint) for complaint in machine.check()]
     if complaints:
         seen = {**seen, COMPLAINTS: complaints}
-    plain: Answer = json.loads(json.dumps(seen))
-    return plain
+    found: Answer = json.loads(json.dumps(seen))
+    return found
 
 
 def prepare(file: str, **others: Any) -> None:
@@ -76,16 +81,33 @@ def observe(file: str, name: str, repeat: int = 1) -> dict[str, Any]:
     while done < runs:
         with RealMachine(**options) as machine:
             watched = Watched(machine, seed=done)
-            try:
-                add_answer(found, answer(function, watched))
-            except (Missing, ScenarioError):
-                raise
-            except OSError as error:
-                raise ScenarioError(f"{name} raised {type(error).__name__}: {error}") from error
+            add_answer(found, answer(function, watched))
             if watched.raced:
                 runs = max(repeat, RACE_RUNS)
         done += 1
     return {"answers": found}
+
+
+def observe_many(file: str, names: list[str]) -> dict[str, Any]:
+    """The answers of the kernel that runs here to several programs, all on one machine, each with
+    processes of its own; {"answers": …} or {"error": …} of each."""
+    from mmigrate.real import RealMachine
+    from mmigrate.real.scenario import load
+
+    module = load(file)
+    outcomes: dict[str, Any] = {}
+    with RealMachine(**module.MACHINE) as machine:
+        for name in names:
+            try:
+                seen = answer(getattr(module, name), Watched(machine))
+                outcomes[name] = {"answers": [(seen, 1)]}
+            except (OSError, ScenarioError) as error:
+                outcomes[name] = {"error": f"{type(error).__name__}: {error}"}
+            for process in list(machine.processes):
+                if not process.exited:
+                    with suppress(OSError, ScenarioError):
+                        process.exit()
+    return outcomes
 
 
 def add_answer(found: list[tuple[Answer, int]], new: Answer, count: int = 1) -> None:

@@ -27,7 +27,44 @@ class Difference:
         return self.case == case and release_number(self.since) <= release_number(release)
 
 
-TABLE: Final[tuple[Difference, ...]] = ()
+_WHOLE = "a huge page moves as a whole, where the model splits it, as all kernels before v4.14 did"
+_WHOLE_COMMIT = "e8db67eb0ded"
+
+TABLE: Final[tuple[Difference, ...]] = (
+    Difference(
+        "huge_pages:transparent_one_page",
+        ("after", "(migrations)"),
+        "v4.14",
+        _WHOLE,
+        _WHOLE_COMMIT,
+    ),
+    Difference("huge_pages:transparent_whole", ("move",), "v4.14", _WHOLE, _WHOLE_COMMIT),
+    Difference(
+        "huge_pages:transparent_mbind_of_a_part", ("(migrations)",), "v4.14", _WHOLE, "c8633798497c"
+    ),
+    Difference("huge_pages:transparent_forked", ("(migrations)",), "v4.14", _WHOLE, _WHOLE_COMMIT),
+    Difference(
+        "mbind:modes_that_do_not_exist",
+        ("5",),
+        "v5.15",
+        "mode 5 is MPOL_PREFERRED_MANY, which the model does not have",
+        "b27abaccf8e8",
+    ),
+    Difference(
+        "mbind:modes_that_do_not_exist",
+        ("6",),
+        "v6.9",
+        "mode 6 is MPOL_WEIGHTED_INTERLEAVE, which the model does not have",
+        "fa3bea4e1f82",
+    ),
+    Difference(
+        "page_kinds:file_on_xfs",
+        ("move",),
+        "v6.12",
+        "xfs has large folios, which move as a whole and cannot be isolated twice",
+        "6795801366da",
+    ),
+)
 
 
 def find(case: str, release: str) -> list[Difference]:

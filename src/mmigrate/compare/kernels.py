@@ -20,6 +20,8 @@ from mmigrate.units import MiB
 
 RECORDED: Final = Path(__file__).parent / "recorded"
 NODES: Final = (MiB(384), MiB(384), MiB(384), 0)
+PER_JOB: Final = 20  # programs of a job
+GUEST_MODULES: Final = ("mmigrate.compare.answers", "mmigrate.real.scenario")
 SERVER: Final = "mmigrate.real.serve"
 # What of a kernel's configuration a migration can be seen to depend on.
 OPTIONS: Final = (
@@ -83,22 +85,29 @@ def release_of(name: str) -> str:
 
 def host_answers(cases: Sequence[Case], repeat: int) -> Iterator[tuple[Case, Told]]:
     """Answers of the kernel that runs here, each case in a process of its own."""
+    by_name = {case.name: case for case in cases}
+    for event in _host_events([_job(case, repeat) for case in cases]):
+        yield by_name[event["name"]], Told.of(event)
+
+
+def _host_events(jobs: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The end of each job, run here one after the other."""
     with tempfile.TemporaryDirectory(prefix="mmigrate-compare-") as folder:
-        jobs, results = Path(folder, "jobs.json"), Path(folder, "results")
-        jobs.write_text(json.dumps([_job(case, repeat) for case in cases]))
+        wanted, results = Path(folder, "jobs.json"), Path(folder, "results")
+        wanted.write_text(json.dumps(jobs))
         done = subprocess.run(
-            [sys.executable, "-m", SERVER, str(jobs), str(results)],
+            [sys.executable, "-m", SERVER, str(wanted), str(results)],
             capture_output=True,
             check=False,
         )
         events = results.read_text().splitlines() if results.exists() else []
         found = {event["name"]: event for event in map(json.loads, events)}
-    for case in cases:
-        event = found.get(case.name, {"event": "begin"})
+    for job in jobs:
+        event = found.get(job["name"], {"event": "begin"})
         if event["event"] != "end":
             text = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
             event = {"error": f"was not run to its end: {''.join(text) or 'no answer'}"}
-        yield case, Told.of(event)
+        yield {"name": job["name"], **event}
 
 
 def booted_answers(
@@ -113,9 +122,35 @@ def booted_answers(
     guest = Guest(image, nodes=nodes)
     by_name = {case.name: case for case in cases}
     jobs = [_job(case, repeat) for case in cases]
-    modules = ["mmigrate.compare.answers", "mmigrate.real.scenario"]
-    for event in run_jobs(guest, jobs, server=SERVER, modules=modules):
+    for event in run_jobs(guest, jobs, server=SERVER, modules=GUEST_MODULES):
         yield by_name[event["name"]], Told.of(event)
+
+
+def program_answers(
+    image: Path | None, nodes: Sequence[int], file: Path, names: Sequence[str]
+) -> Iterator[tuple[str, Told]]:
+    """Answers to the programs of a file, many on one machine; @image None: of the kernel here."""
+    jobs: list[dict[str, Any]] = [
+        {
+            "name": f"programs {first} and on",
+            "call": "mmigrate.compare.answers:observe_many",
+            "arguments": {"file": str(file), "names": list(names[first : first + PER_JOB])},
+            "seconds": 120,
+        }
+        for first in range(0, len(names), PER_JOB)
+    ]
+    events: Iterator[dict[str, Any]]
+    if image is None:
+        events = _host_events(jobs)
+    else:
+        from mmigrate.lab import Guest, run_jobs
+
+        guest = Guest(image, nodes=nodes)
+        events = run_jobs(guest, jobs, server=SERVER, modules=GUEST_MODULES)
+    asked: dict[str, list[str]] = {job["name"]: job["arguments"]["names"] for job in jobs}
+    for event in events:
+        for name in asked[event["name"]]:
+            yield name, Told.of(event["result"][name] if "result" in event else event)
 
 
 def _job(case: Case, repeat: int) -> dict[str, Any]:

@@ -37,6 +37,26 @@ FIND_PMD_READS_ONCE: Final = "f72e7dcdd252"
 RENAME_HUGEPAGE_MIGRATION_SUPPORT: Final = "100873d7a777"
 DESTINATION_FREEING_CALLBACK: Final = "68711a746345"
 
+# Later than v3.19: what users of the system calls notice.  Where the id is not known for sure
+# there is a name with hyphens.
+MIGRATE_TO_THAT_NODE_ONLY: Final = "b360edb43f8e"
+ZERO_PAGE_IS_FAULT: Final = "d899844e9c98"
+RETRIES_COUNT_AS_FAILED: Final = "f2f81fb2b72b"
+NO_MEMORY_COUNTS_AS_FAILED: Final = "dfef2ef4027b"
+LOCAL_WITHOUT_FLAGS: Final = "local-without-flags"
+MIGRATE_PAGES_CUTS_NODES: Final = "migrate-pages-cuts-nodes"
+REWORK_DO_PAGES_MOVE: Final = "a49bd4d71637"
+SMALL_NODEMASK_ALLOWED: Final = "050c17f239fd"
+MBIND_FINDS_HOLES: Final = "mbind-finds-holes"
+COUNT_NOT_ATTEMPTED: Final = "5984fabb6e82"
+LRU_CACHE_DISABLED: Final = "d479960e44f2"
+LOCAL_IS_A_POLICY: Final = "7858d7bca7fb"
+UNIFIED_POLICY_NODES: Final = "269fbe72cded"
+PROTNONE_NOT_FOLLOWED: Final = "474098edac26"
+PROTNONE_FOLLOWED_AGAIN: Final = "d74943a2f3cd"
+FAILED_SYSCALL_COUNT: Final = "1cb5d11a370f"
+FOLIO_WALK: Final = "7dff875c9436"
+
 # Earlier and later fixes in the same code
 KEEP_ANON_VMA: Final = "dc386d4d1e98"
 SKIP_TEMPORARY_STACKS: Final = "a8bef8ff6ea1"
@@ -69,6 +89,45 @@ SWITCHES: Final[dict[str, Switch]] = {
     ),
     DESTINATION_FREEING_CALLBACK: Switch(
         "mm, migration: add destination page freeing callback", "v3.16"
+    ),
+    MIGRATE_TO_THAT_NODE_ONLY: Switch(
+        "mm, mempolicy: migrate_to_node should only migrate to node", "v4.1"
+    ),
+    ZERO_PAGE_IS_FAULT: Switch(
+        "mm: fix status code which move_pages() returns for zero page", "v4.3"
+    ),
+    RETRIES_COUNT_AS_FAILED: Switch(
+        "mm, migrate: count pages failing all retries in vmstat and tracepoint", "v4.4"
+    ),
+    NO_MEMORY_COUNTS_AS_FAILED: Switch("mm, migrate: increment fail count on ENOMEM", "v4.7"),
+    LOCAL_WITHOUT_FLAGS: Switch(
+        "mm/mempolicy.c: forbid static or relative flags for local NUMA mode", "v4.10"
+    ),
+    MIGRATE_PAGES_CUTS_NODES: Switch(
+        "mm/mempolicy: add nodes_empty check in SYSC_migrate_pages", "v4.16"
+    ),
+    REWORK_DO_PAGES_MOVE: Switch("mm, numa: rework do_pages_move", "v4.17"),
+    SMALL_NODEMASK_ALLOWED: Switch(
+        "numa: change get_mempolicy() to use nr_node_ids instead of MAX_NUMNODES", "v5.0"
+    ),
+    MBIND_FINDS_HOLES: Switch("mm/mempolicy.c: fix checking unmapped holes for mbind", "v5.5"),
+    COUNT_NOT_ATTEMPTED: Switch("mm: move_pages: report the number of non-attempted pages", "v5.6"),
+    LRU_CACHE_DISABLED: Switch("mm: disable LRU pagevec during the migration temporarily", "v5.13"),
+    LOCAL_IS_A_POLICY: Switch(
+        "mm/mempolicy: don't handle MPOL_LOCAL like a fake MPOL_PREFERRED policy", "v5.14"
+    ),
+    UNIFIED_POLICY_NODES: Switch(
+        "mm/mempolicy: use unified 'nodes' for bind/interleave/prefer policies", "v5.14"
+    ),
+    PROTNONE_NOT_FOLLOWED: Switch("mm/gup: replace FOLL_NUMA by gup_can_follow_protnone()", "v6.1"),
+    PROTNONE_FOLLOWED_AGAIN: Switch(
+        "mm/gup: reintroduce FOLL_NUMA as FOLL_HONOR_NUMA_FAULT", "v6.5"
+    ),
+    FAILED_SYSCALL_COUNT: Switch(
+        "mempolicy: fix migrate_pages(2) syscall return nr_failed", "v6.7"
+    ),
+    FOLIO_WALK: Switch(
+        "mm/migrate: convert add_page_for_migration() from follow_page() to folio_walk", "v6.12"
     ),
     KEEP_ANON_VMA: Switch("memory unplug: migration by kernel", "v2.6.23"),
     SKIP_TEMPORARY_STACKS: Switch(

@@ -87,12 +87,12 @@ def follow_page(vma: Vma, addr: int, flags: int) -> Page | int | None:
     (mm/gup.c: follow_page_mask)."""
     pmds = find_pmds(vma.vm_mm, addr)
     if pmds is None:
-        return None
+        return _no_page_table(vma, flags)
     pmd = pmd_get(pmds, addr)
     if type(pmd) is PageTable:
         return _follow_page_pte(vma, addr, pmd, flags)
     if pmd is None:
-        return None
+        return _no_page_table(vma, flags)
     if flags & FOLL_NUMA and pmd_numa(pmd):
         return None
     if flags & FOLL_SPLIT:
@@ -112,6 +112,14 @@ def follow_page(vma: Vma, addr: int, flags: int) -> Page | int | None:
     return _follow_page_pte(vma, addr, pmd, flags) if type(pmd) is PageTable else None
 
 
+def _no_page_table(vma: Vma, flags: int) -> int | None:
+    """What stands for memory that was never touched: nothing, or for a dump, which leaves out
+    what would be zeroes, -EFAULT  (mm/gup.c: no_page_table)."""
+    if flags & FOLL_DUMP and (vma.vm_ops is None or vma.vm_ops.fault is None):
+        return -EFAULT
+    return None
+
+
 @hot
 def _follow_page_pte(vma: Vma, addr: int, pt: PageTable, flags: int) -> Page | int | None:
     """mm/gup.c: follow_page_pte."""
@@ -122,6 +130,8 @@ def _follow_page_pte(vma: Vma, addr: int, pt: PageTable, flags: int) -> Page | i
         if pte & _PRESENT_ANY:
             break
         spin_unlock(ptl)
+        if pte == 0:
+            return _no_page_table(vma, flags)
         if not flags & FOLL_MIGRATION or not is_swap_pte(pte):
             return None
         if not is_migration_entry(pte_to_swp_entry(pte)):

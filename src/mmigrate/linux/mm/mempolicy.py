@@ -30,6 +30,7 @@ from mmigrate.linux.include.mm_types import Inode, Page, Vma
 from mmigrate.linux.include.mmzone import ZONE_MOVABLE, Zone
 from mmigrate.linux.include.pgtable import PAGE_SHIFT
 from mmigrate.linux.include.sched import Task
+from mmigrate.linux.include.switches import LOCAL_WITHOUT_FLAGS, UNIFIED_POLICY_NODES
 from mmigrate.linux.include.vmstat import NUMA_INTERLEAVE_HIT
 from mmigrate.linux.kernel import fair, sched
 from mmigrate.linux.kernel.atomic import atomic_dec_and_test
@@ -54,16 +55,16 @@ _MODE_NAMES: Final = ("default", "prefer", "bind", "interleave", "local")
 # --- making policies ---
 
 
-def mpol_new(mode: int, flags: int, mask: int) -> Mempolicy | int | None:
-    """A policy still without its nodes; None for MPOL_DEFAULT; -EINVAL
-    (mm/mempolicy.c: mpol_new)."""
+def mpol_new(mode: int, flags: int, mask: int, absent: frozenset[str]) -> Mempolicy | int | None:
+    """A policy still without its nodes; None for MPOL_DEFAULT; -EINVAL.  @absent: the commits
+    that the kernel does not have  (mm/mempolicy.c: mpol_new)."""
     if mode == MPOL_DEFAULT:
         return -EINVAL if mask else None
     if mode == MPOL_PREFERRED:
         if not mask and flags & MPOL_MODE_FLAGS:
             return -EINVAL
     elif mode == MPOL_LOCAL:
-        if mask:
+        if mask or (flags & MPOL_MODE_FLAGS and LOCAL_WITHOUT_FLAGS not in absent):
             return -EINVAL
         mode = MPOL_PREFERRED
     elif not mask:
@@ -385,7 +386,12 @@ def mpol_rebind_policy(pol: Mempolicy | None, new: int) -> None:
     if not pol.flags & MPOL_MODE_FLAGS and pol.w == new:
         return
     if pol.mode == MPOL_PREFERRED:
-        _rebind_preferred(pol, new)
+        if sched.task.kernel.has(UNIFIED_POLICY_NODES):
+            # The node stays, and the word that a user's mask shares is lost with its commit.
+            if not pol.flags & MPOL_F_LOCAL:
+                pol.w = new
+        else:
+            _rebind_preferred(pol, new)
     else:
         _rebind_nodes(pol, new)
 

@@ -62,7 +62,9 @@ from mmigrate.linux.include.switches import (
     KEEP_SOFT_DIRTY,
     MLOCK_MIGRATED,
     NO_LOOK_BEFORE_LOCK,
+    NO_MEMORY_COUNTS_AS_FAILED,
     REMAP_NONLINEAR,
+    RETRIES_COUNT_AS_FAILED,
     UNMAPPED_NO_RMAP_WALK,
     UNTOUCHED_DESTINATION,
 )
@@ -699,12 +701,20 @@ def migrate_pages(
             else:
                 nr_failed += 1
         pass_ += 1
+    if rc == -ENOMEM:
+        failed_for_users = nr_failed + kernel.has(NO_MEMORY_COUNTS_AS_FAILED)
+    else:
+        failed_for_users = nr_failed + (retry if kernel.has(RETRIES_COUNT_AS_FAILED) else 0)
     if nr_succeeded:
         kernel.vm_events[PGMIGRATE_SUCCESS] += nr_succeeded
-    if nr_failed:
-        kernel.vm_events[PGMIGRATE_FAIL] += nr_failed
+    if failed_for_users:
+        kernel.vm_events[PGMIGRATE_FAIL] += failed_for_users
     kernel.trace(
-        "mm_migrate_pages", succeeded=nr_succeeded, failed=nr_failed, mode=mode, reason=reason
+        "mm_migrate_pages",
+        succeeded=nr_succeeded,
+        failed=failed_for_users,
+        mode=mode,
+        reason=reason,
     )
     if not had_swapwrite:
         task.flags &= ~PF_SWAPWRITE

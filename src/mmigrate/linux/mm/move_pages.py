@@ -15,6 +15,7 @@ from mmigrate.linux.include.mm import FOLL_GET, FOLL_SPLIT
 from mmigrate.linux.include.mm_types import Mm, Page, PageTable
 from mmigrate.linux.include.pgtable import is_migration_entry, pte_to_swp_entry
 from mmigrate.linux.include.sched import Task, capable
+from mmigrate.linux.include.switches import REWORK_DO_PAGES_MOVE, ZERO_PAGE_IS_FAULT
 from mmigrate.linux.include.vmstat import NR_ISOLATED_ANON
 from mmigrate.linux.kernel.cpuset import cpuset_mems_allowed
 from mmigrate.linux.kernel.page_flags import PageReserved, page_is_file_cache
@@ -22,7 +23,17 @@ from mmigrate.linux.kernel.page_ref import page_mapcount
 from mmigrate.linux.kernel.rwsem import down_read
 from mmigrate.linux.kernel.straight import hot, small
 from mmigrate.linux.lib.list import ListHead, list_add_tail, list_empty
-from mmigrate.linux.mm import fork, gup, mempolicy, migrate, mmap, page_alloc, swap, vmscan
+from mmigrate.linux.mm import (
+    fork,
+    gup,
+    mempolicy,
+    migrate,
+    mmap,
+    move_pages_later,
+    page_alloc,
+    swap,
+    vmscan,
+)
 
 CHUNK: Final = 169  # entries of 24 bytes in a page, less the end marker
 STAT_CHUNK: Final = 16
@@ -75,6 +86,10 @@ def sys_move_pages(
         if nodes is None:
             return do_pages_stat(mm, addresses, status)
         migrate_all = bool(flags & MPOL_MF_MOVE_ALL)
+        if kernel.has(REWORK_DO_PAGES_MOVE):
+            return move_pages_later.do_pages_move(
+                kernel, mm, task_nodes, addresses, nodes, status, migrate_all, reasons
+            )
         return do_pages_move(kernel, mm, task_nodes, addresses, nodes, status, migrate_all, reasons)
     finally:
         fork.mmput(mm)
@@ -166,7 +181,7 @@ def _queue(mm: Mm, pm: PageToNode, migrate_all: bool, pagelist: ListHead) -> int
         return -EFAULT
     page = gup.follow_page(vma, pm.addr, FOLL_GET | FOLL_SPLIT)
     if page is None:
-        pm.reason = _why_no_page(mm, pm.addr)
+        pm.reason = why_no_page(mm, pm.addr)
         return -ENOENT
     if isinstance(page, int):
         pm.reason = Reason.DEVICE
@@ -220,6 +235,9 @@ def _stat(mm: Mm, addr: int) -> int:
     vma = mmap.find_vma(mm, addr)
     if vma is None or addr < vma.vm_start:
         return -EFAULT
+    if mm.kernel.has(ZERO_PAGE_IS_FAULT):
+        found = move_pages_later.follow(vma, addr, 0)
+        return found if isinstance(found, int) else found.zone.nid
     page = gup.follow_page(vma, addr, 0)
     if isinstance(page, int):
         return page
@@ -229,7 +247,7 @@ def _stat(mm: Mm, addr: int) -> int:
 # --- for people: why a page stayed ---
 
 
-def _why_no_page(mm: Mm, addr: int) -> Reason:
+def why_no_page(mm: Mm, addr: int) -> Reason:
     """What stands at an address where no page is; looks without announcing, and no
     decision hangs on it."""
     table: Any = mm.pgd

@@ -7,7 +7,7 @@ from errno import EFAULT, EIO
 from typing import Any
 
 from mmigrate.api import Reason
-from mmigrate.linux.include.gfp import GFP_HIGHUSER_MOVABLE
+from mmigrate.linux.include.gfp import __GFP_THISNODE, GFP_HIGHUSER_MOVABLE
 from mmigrate.linux.include.mempolicy import (
     MPOL_MF_DISCONTIG_OK,
     MPOL_MF_INVERT,
@@ -18,7 +18,11 @@ from mmigrate.linux.include.mempolicy import (
 from mmigrate.linux.include.migrate_mode import MIGRATE_SYNC, MR_SYSCALL
 from mmigrate.linux.include.mm_types import Mm, Page, Vma
 from mmigrate.linux.include.pgtable import PMD_MASK, PMD_SIZE, TASK_SIZE, pte_present
-from mmigrate.linux.include.switches import KILL_VMA_MIGRATE
+from mmigrate.linux.include.switches import (
+    KILL_VMA_MIGRATE,
+    MBIND_FINDS_HOLES,
+    MIGRATE_TO_THAT_NODE_ONLY,
+)
 from mmigrate.linux.include.vmstat import NR_ISOLATED_ANON
 from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.page_flags import PageReserved, page_is_file_cache
@@ -54,6 +58,11 @@ def queue_pages_range(
     first = areas.find_vma(mm, start)
     if first is None:
         return -EFAULT
+    if mm.kernel.has(MBIND_FINDS_HOLES):
+        error = _check_holes(first, start, end, flags)
+        if error:
+            return error
+        flags |= MPOL_MF_DISCONTIG_OK
     position = areas.vma_position(first)
     previous: Vma | None = None
     found = mm.mmap[position:]
@@ -75,6 +84,25 @@ def queue_pages_range(
             )
             if error:
                 return error
+    return 0
+
+
+def _check_holes(first: Vma, start: int, end: int, flags: int) -> int:
+    """-EFAULT for a range that is all hole, or that has one where none may be
+    (mm/mempolicy.c: queue_pages_test_walk).
+    Differs: before the first page is looked at, where the kernel goes area by area."""
+    if first.vm_start >= end:
+        return -EFAULT
+    if flags & MPOL_MF_DISCONTIG_OK:
+        return 0
+    if start < first.vm_start:
+        return -EFAULT
+    vma = first
+    while vma.vm_end < end:
+        following = areas.vma_next(vma)
+        if following is None or vma.vm_end < following.vm_start:
+            return -EFAULT
+        vma = following
     return 0
 
 
@@ -111,7 +139,11 @@ def _queue_vma(vma: Vma, start: int, end: int, mask: int, flags: int, pagelist: 
 
 def new_node_page(page: Page, node: int, _result: list[Any]) -> Page | None:
     """On @node if possible, else near it  (mm/mempolicy.c: new_node_page)."""
-    return page_alloc.alloc_pages_exact_node(page.zone.kernel, node, GFP_HIGHUSER_MOVABLE, 0)
+    kernel = page.zone.kernel
+    gfp = GFP_HIGHUSER_MOVABLE
+    if kernel.has(MIGRATE_TO_THAT_NODE_ONLY):
+        gfp |= __GFP_THISNODE
+    return page_alloc.alloc_pages_exact_node(kernel, node, gfp, 0)
 
 
 def migrate_to_node(mm: Mm, source: int, dest: int, flags: int) -> int:

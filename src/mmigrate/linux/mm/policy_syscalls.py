@@ -14,6 +14,7 @@ from mmigrate.linux.include.mempolicy import (
     MPOL_F_RELATIVE_NODES,
     MPOL_F_STATIC_NODES,
     MPOL_INTERLEAVE,
+    MPOL_LOCAL,
     MPOL_MAX,
     MPOL_MF_DISCONTIG_OK,
     MPOL_MF_INVERT,
@@ -29,6 +30,12 @@ from mmigrate.linux.include.migrate_mode import MIGRATE_SYNC, MR_MEMPOLICY_MBIND
 from mmigrate.linux.include.mm_types import Mm, Vma
 from mmigrate.linux.include.pgtable import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from mmigrate.linux.include.sched import Task, capable
+from mmigrate.linux.include.switches import (
+    LOCAL_IS_A_POLICY,
+    MBIND_FINDS_HOLES,
+    MIGRATE_PAGES_CUTS_NODES,
+    SMALL_NODEMASK_ALLOWED,
+)
 from mmigrate.linux.kernel.cpuset import cpuset_mems_allowed
 from mmigrate.linux.kernel.rwsem import down_read, down_write
 from mmigrate.linux.lib.list import ListHead, list_empty
@@ -103,7 +110,7 @@ def do_mbind(
         return -EINVAL
     if end == start:
         return 0
-    new = mempolicy.mpol_new(mode, mode_flags, mask)
+    new = mempolicy.mpol_new(mode, mode_flags, mask, mm.kernel.absent)
     if isinstance(new, int):
         return new
     if new is None:
@@ -135,7 +142,9 @@ def mbind_range(mm: Mm, start: int, end: int, new: Mempolicy | None) -> int:
     """Give every area of a range a policy, splitting and merging; 0, -EFAULT, -ENOMEM
     (mm/mempolicy.c: mbind_range)."""
     vma = areas.find_vma(mm, start)
-    if vma is None or vma.vm_start > start:
+    if vma is None:
+        return -EFAULT
+    if vma.vm_start > start and not mm.kernel.has(MBIND_FINDS_HOLES):
         return -EFAULT
     prev = areas.vma_prev(vma)
     if start > vma.vm_start:
@@ -188,7 +197,7 @@ def sys_set_mempolicy(task: Task, mode: int, mask: int, maxnode: int) -> int:
     mask = get_nodes(mask, maxnode)
     if mask < 0:
         return mask
-    new = mempolicy.mpol_new(*parts, mask)
+    new = mempolicy.mpol_new(*parts, mask, task.kernel.absent)
     if isinstance(new, int):
         return new
     error = mempolicy.mpol_set_nodemask(new, mask, task)
@@ -204,7 +213,8 @@ def sys_set_mempolicy(task: Task, mode: int, mask: int, maxnode: int) -> int:
 def sys_get_mempolicy(task: Task, maxnode: int, addr: int, flags: int) -> tuple[int, int] | int:
     """(policy or node, mask), or -EINVAL, -EFAULT  (mm/mempolicy.c: get_mempolicy).
     @maxnode 0: the mask is not asked for."""
-    if maxnode and maxnode < MAX_NUMNODES:
+    small = task.kernel.has(SMALL_NODEMASK_ALLOWED)
+    if maxnode and maxnode < (len(task.kernel.nodes) if small else MAX_NUMNODES):
         return -EINVAL
     if flags & ~(MPOL_F_NODE | MPOL_F_ADDR | MPOL_F_MEMS_ALLOWED):
         return -EINVAL
@@ -237,7 +247,10 @@ def sys_get_mempolicy(task: Task, maxnode: int, addr: int, flags: int) -> tuple[
         return node, _user_mask(pol)
     if pol is None:
         return MPOL_DEFAULT, 0
-    return pol.mode | pol.flags & MPOL_MODE_FLAGS, _user_mask(pol)
+    mode = pol.mode
+    if pol.flags & MPOL_F_LOCAL and task.kernel.has(LOCAL_IS_A_POLICY):
+        mode = MPOL_LOCAL
+    return mode | pol.flags & MPOL_MODE_FLAGS, _user_mask(pol)
 
 
 def _lookup_node(task: Task, mm: Mm, addr: int) -> int:
@@ -280,7 +293,11 @@ def sys_migrate_pages(task: Task, pid: int, maxnode: int, old: int, new: int) ->
         return -EPERM
     if new & ~cpuset_mems_allowed(target) and not capable(task, "CAP_SYS_NICE"):
         return -EPERM
-    if new & ~task.kernel.node_states_memory:
+    if task.kernel.has(MIGRATE_PAGES_CUTS_NODES):
+        new &= cpuset_mems_allowed(task) & task.kernel.node_states_memory
+        if not new:
+            return -EINVAL
+    elif new & ~task.kernel.node_states_memory:
         return -EINVAL
     if target.mm is None:
         return -EINVAL
