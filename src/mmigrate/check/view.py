@@ -30,6 +30,7 @@ class View:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.kernel = machine.kernel
+        self._pages: list[Page] | None = None
         self.mapped: dict[int, list[tuple[Mm, int, int]]] = {}
         self.entries: list[tuple[Mm, int, int]] = []
         self.slots: dict[int, list[tuple[AddressSpace, int]]] = {}
@@ -50,7 +51,7 @@ class View:
             for table, base in pmd_tables(mm):
                 self.pmds.append((mm, table, base))
                 for index, pmd in enumerate(table.entries):
-                    if pmd_trans_huge(pmd):
+                    if pmd and pmd_trans_huge(pmd):
                         found = (mm, base + (index << PMD_SHIFT), pmd)
                         self.huge.append(found)
                         if pte_pfn(pmd) != self.huge_zero_pfn:
@@ -67,13 +68,17 @@ class View:
         )
         self.pins = Counter(page.pfn for pin in machine.pins for page in pin.pages)
 
-    def pages(self) -> Iterator[Page]:
+    def pages(self) -> list[Page]:
         """Every page that exists, by frame number; the zero page apart."""
-        zero = self.kernel.zero_page
-        for section in sorted(self.kernel.mem_map):
-            for page in self.kernel.mem_map[section]:
-                if page is not None and page is not zero:
-                    yield page
+        if self._pages is None:
+            zero, sections = self.kernel.zero_page, self.kernel.mem_map
+            self._pages = [
+                page
+                for section in sorted(sections)
+                for page in sections[section]
+                if page is not None and page is not zero
+            ]
+        return self._pages
 
     def swap_entries(self) -> Iterator[tuple[Mm, int, int]]:
         """The entries that name a place in a swap area."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import astuple, dataclass, field, replace
 from enum import Enum
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
 from mmigrate.errors import ScenarioError
@@ -561,13 +561,11 @@ def branches_of(saved: list[Any]) -> list[Branch]:
 def runs_of(trace: Trace) -> list[tuple[int, int]]:
     """The steps of a trace as (task, how many in a row).  A step that created a task ends a
     row, so that the new task is brought to its first access at the same place."""
-    ends = {index for index in trace.created_at.values() if index >= 0}
+    ends = sorted({index + 1 for index in trace.created_at.values() if index >= 0})
     runs: list[tuple[int, int]] = []
-    count = 0
-    tasks = trace.tasks
-    for index, task in enumerate(tasks):
-        count += 1
-        if index + 1 == len(tasks) or tasks[index + 1] != task or index in ends:
-            runs.append((task, count))
-            count = 0
+    start = 0
+    for end in (*ends, len(trace.tasks)):
+        for task, steps in groupby(trace.tasks[start:end]):
+            runs.append((task, len(list(steps))))
+        start = max(start, end)
     return runs

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 from mmigrate.errors import ScenarioError
@@ -181,6 +182,11 @@ def absent_commits(
 ) -> frozenset[str]:
     """The listed commits that a kernel of @release does not have, with some taken away and
     others added.  Raises ScenarioError: no such commit or release."""
+    return _absent(release, tuple(without), tuple(backports))
+
+
+@cache  # an exploration boots one kernel again and again
+def _absent(release: str, without: tuple[str, ...], backports: tuple[str, ...]) -> frozenset[str]:
     if release_number(release) < release_number(BASE):
         raise ScenarioError(f"the model begins at {BASE}; take commits away to go back before it")
     later = {
