@@ -27,6 +27,7 @@ def test_it_uses_nothing_but_the_user_level_api():
                 assert node.module in ("mmigrate", "mmigrate.observe"), path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", ["v3.19"])
 def test_the_model_answers_and_no_oracle_objects(kernel):
     for case in CASES:

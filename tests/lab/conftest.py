@@ -89,6 +89,30 @@ LIVE = {
 }
 
 
+def chosen_kernel():
+    """The kernel that is booted: the oldest, or the one that MMIGRATE_LIVE_KERNEL begins."""
+    kernels = installed_kernels()
+    chosen = os.environ.get("MMIGRATE_LIVE_KERNEL", "")
+    return next((k for k in kernels if k.release.startswith(chosen)), kernels[0])
+
+
+# Cases of the collection that need two nodes only.
+TWO_NODES = {"nodes": [MiB(64), MiB(64)]}
+COMPARED = [
+    ("move_pages_statuses", "never_touched"),
+    ("move_pages_statuses", "zero_page"),
+    ("move_pages_statuses", "shared_after_fork"),
+    ("move_pages_statuses", "pinned"),
+    ("move_pages_statuses", "all_pinned"),
+    ("move_pages_errors", "more_than_a_chunk"),
+    ("mbind", "flags_move_strict"),
+    ("mbind", "holes_and_move"),
+    ("page_kinds", "file_dirty_and_shared"),
+    ("page_kinds", "forked_and_broken"),
+    ("protection", "writable_again"),
+]
+
+
 @pytest.fixture(scope="session")
 def live():
     """What came of the scenarios in one real boot, by name.
@@ -104,8 +128,7 @@ def live():
         pytest.skip("no kernel is booted: numastat is not installed; make lab gets it")
     if not kernels:
         pytest.skip("no kernel is booted: none is in /boot with its modules; make lab gets it")
-    chosen = os.environ.get("MMIGRATE_LIVE_KERNEL", "")
-    kernel = next((k for k in kernels if k.release.startswith(chosen)), kernels[0])
+    kernel = chosen_kernel()
     guest = Guest(
         kernel.path,
         nodes=(MiB(512), MiB(256), 0, MiB(256)),
@@ -117,7 +140,7 @@ def live():
         line[4:].split("(")[0] for line in SCENARIOS.read_text().splitlines() if "def " in line
     ]
     files = {**LIVE, **{name: SCENARIOS for name in names if not name.startswith("_")}}
-    jobs = [
+    jobs: list[dict[str, object]] = [
         {
             "name": name,
             "call": "mmigrate.real.scenario:run",
@@ -126,5 +149,14 @@ def live():
         }
         for name, file in files.items()
     ]
-    events = run_jobs(guest, jobs, server="mmigrate.real.serve", modules=["mmigrate.real.scenario"])
+    jobs += [
+        {
+            "name": f"{file}:{name}",
+            "call": "mmigrate.compare.answers:observe",
+            "arguments": {"file": f"{EXAMPLES}/collection/{file}.py", "name": name, **TWO_NODES},
+        }
+        for file, name in COMPARED
+    ]
+    modules = ["mmigrate.real.scenario", "mmigrate.compare.answers"]
+    events = run_jobs(guest, jobs, server="mmigrate.real.serve", modules=modules)
     return {event["name"]: event for event in events}

@@ -62,10 +62,11 @@ def prepare(file: str, **others: Any) -> None:
     load(file)
 
 
-def observe(file: str, name: str, repeat: int = 1) -> dict[str, Any]:
+def observe(file: str, name: str, repeat: int = 1, **options: Any) -> dict[str, Any]:
     """The answers of the kernel that runs here to one case, and how often each came.
 
-    A case whose tasks race is run RACE_RUNS times at least.
+    A case whose tasks race is run RACE_RUNS times at least.  @options: arguments of the machine
+    in place of the file's.
     Raises Missing: this kernel cannot run it.  ScenarioError: it raised something.
     """
     from mmigrate.real import RealMachine
@@ -75,7 +76,7 @@ def observe(file: str, name: str, repeat: int = 1) -> dict[str, Any]:
     function = getattr(module, name, None)
     if function is None:
         raise ScenarioError(f"{file} has no scenario {name}")
-    options = getattr(module, "MACHINE", {})
+    options = {**getattr(module, "MACHINE", {}), **options}
     found: list[tuple[Answer, int]] = []
     runs, done = repeat, 0
     while done < runs:

@@ -60,7 +60,7 @@ TABLE: Final[tuple[Difference, ...]] = (
     Difference(
         "page_kinds:file_on_xfs",
         ("move",),
-        "v6.12",
+        "v5.18",
         "xfs has large folios, which move as a whole and cannot be isolated twice",
         "6795801366da",
     ),

@@ -32,7 +32,7 @@ def _pin(pins, process, where, write):
 def _state(process, area):
     return [
         attempt(process.move_pages, area),
-        [attempt(process.read, address, 8) for address in area.pages()],
+        [attempt(process.read, area.start + 4096 * page, 8) for page in (0, 3, 7)],
         areas(process, area),
     ]
 '''
@@ -107,13 +107,20 @@ def scenario_file(programs: dict[str, Program], title: str) -> str:
 
 
 class _Writer:
-    """Writes one program, and knows what is there to be used."""
+    """Writes one program, and knows what is there to be used.
+
+    It leaves out what hangs on more than the program: interleaving of shared memory goes by
+    the number of its inode and that of tasks by page tables too; how much users may lock and how
+    far a file is read ahead are settings.
+    """
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
         self.steps: list[Step] = []
         self.views: dict[str, list[str]] = {}  # areas of each process that lives
         self.counts = {"p": 0, "a": 0, "f": 0}
+        self.users: set[str] = set()  # processes that are not root's
+        self.shared: set[str] = set()  # areas of files and shared memory
 
     def program(self) -> Program:
         self.process()
@@ -132,22 +139,24 @@ class _Writer:
         return name
 
     def process(self) -> None:
-        if len(self.views) >= 4:
+        if len(self.views) >= 3:
             return
         uid = self.random.choice((0, 0, 0, 1000, 1001))
         user = f", uid={uid}" if uid else ""
         name = self._define("p", f'machine.process("p", cpu={self.random.randrange(NODES)}{user})')
         self.views[name] = []
+        if uid:
+            self.users.add(name)
 
     def map(self) -> None:
         process = self.any_process()
-        if len(self.views[process]) >= 4:
+        if len(self.views[process]) >= 3:
             return
         place = f"at={3 + self.counts['a']} << 32"
-        kind = self.random.choices(("private", "shared", "ext4", "shmem", "tmp"), (6, 2, 2, 2, 0))[
-            0
-        ]
+        kind = self.random.choices(("private", "shared", "ext4", "shmem"), (6, 2, 2, 2))[0]
         options = self.random.choice(("", "", "", ', prot="r"', ", locked=True", ", populate=True"))
+        if process in self.users and "locked" in options:
+            options = ""
         shared = ", shared=True" if kind == "shared" or self.random.random() < 0.5 else ""
         if kind == "private":
             shared = ""
@@ -158,15 +167,22 @@ class _Writer:
                 if kind == "ext4"
                 else f'machine.shmem("NAME-{self.counts["f"]}", {PAGES} * 4096)'
             )
-            shared += f", file={self._define('f', make)}"
+            file = self._define("f", make)
+            shared += f", file={file}"
+            if kind == "ext4":
+                self._see(f"{process}.pread, {file}, {PAGES} * 4096")
         area = self._define("a", f"{process}.mmap(pages={PAGES}, {place}{shared}{options})")
         self.views[process].append(area)
+        if kind != "private":
+            self.shared.add(area)
 
     def fork(self) -> None:
-        if len(self.views) < 4:
+        if len(self.views) < 3:
             process = self.any_process()
             child = self._define("p", f"{process}.fork()")
             self.views[child] = list(self.views[process])
+            if process in self.users:
+                self.users.add(child)
 
     def exit(self) -> None:
         if len(self.views) > 1:
@@ -223,7 +239,8 @@ class _Writer:
     def lock(self) -> None:
         process, area = self.any_area()
         call = self.random.choice(("mlock", "mlock", "munlock"))
-        self._see(f"{process}.{call}, {self.part(area)}")
+        if process not in self.users:
+            self._see(f"{process}.{call}, {self.part(area)}")
 
     def unmap(self) -> None:
         process, area = self.any_area()
@@ -271,12 +288,13 @@ class _Writer:
     def bind(self) -> None:
         process, area = self.any_area()
         flags = self.random.choice((0, 2, 2, 2, 3, 3, 1, 4, 5, 7, 8))
-        self._see(f"{process}.mbind, {self.part(area)}, {self._policy()}, flags={flags}")
+        self._see(f"{process}.mbind, {self.part(area)}, {self._policy(area)}, flags={flags}")
 
-    def _policy(self) -> str:
-        mode = self.random.choice(
-            ("bind", "bind", "bind", "interleave", "preferred", "default", "local")
-        )
+    def _policy(self, area: str | None = None) -> str:
+        modes = ["bind", "bind", "bind", "preferred", "default", "local"]
+        if area is not None and area not in self.shared:
+            modes.append("interleave")
+        mode = self.random.choice(modes)
         word = self.random.choice(("", "", "", "", "=static", "=relative"))
         none = mode in ("default", "local") or self.random.random() < 0.05
         return f'"{mode}{word}", {[] if none else self.node_set()}'

@@ -547,6 +547,9 @@ class Process:
         if isinstance(pages, int):
             checked(pages)
             raise AssertionError("get_user_pages_fast gives pages or an error")
+        if len(pages) < count:  # only the first could be had
+            Pin(self, pages).release()
+            checked(-errno.EFAULT)
         pin = Pin(self, pages)
         self.machine.pins.append(pin)
         return pin
