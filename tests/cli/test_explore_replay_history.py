@@ -114,6 +114,6 @@ def test_a_row_of_the_catalogue(capsys):
     assert "verified" in out
     assert "problem: Migration entries remember" in out
     assert run(["history", "d3cb8bf", "--json"]) == 0
-    [told] = json.loads(capsys.readouterr().out)["rows"]
+    [told] = json.loads(capsys.readouterr().out)
     assert told["without"]["right"]
     assert told["with"]["exhausted"]

@@ -31,7 +31,7 @@ def known(kind, operations):
     lets_go = {"munlock", "munmap", "exit", "take_all_rights", "mremap", "swap_out"}
     if (kind == "locked" or "mlock" in operations) and lets_go & set(operations):
         found.append(MUNLOCK)
-    if {"mremap", "store"} <= set(operations):
+    if "mremap" in operations and {"store", "write"} & set(operations):
         found.append(MREMAP)
     return found
 

@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from mmigrate.cli import output, plan
 from mmigrate.cli import snapshot as snapshot_command
 from mmigrate.errors import EnvironmentLacks
-from mmigrate.machine.machine import Machine
-from mmigrate.machine.process import Process
+from mmigrate.explore.replay import replay
+from mmigrate.explore.verify import verify
+from mmigrate.history import row as race_row
+from mmigrate.linux.include.switches import CLOSE_MPROTECT_RACE as RACE
+from mmigrate.report.interleaving import interleaving_table
 from mmigrate.snapshot import format as snapshot_format
 from mmigrate.snapshot.recorder import record
 from mmigrate.snapshot.snapshot import Snapshot
@@ -31,14 +34,16 @@ def command(
     ] = False,
 ) -> None:
     """Start a worker with several kinds of memory, record it, rebuild it on a modelled machine
-    of two nodes, and migrate it from node 0 to node 1, page by page.
+    of two nodes, and migrate it from node 0 to node 1, page by page. Then show
+    a race of the catalogue: found without its fix, gone with it.
 
     \b
     Example:  mmigrate demo
               mmigrate demo --size 256 --json
 
     \b
-    Exit code: 0 shown; 1 an oracle found the model wrong; 3 /proc is not mounted
+    Exit code: 0 shown; 1 an oracle found the model wrong, or the race is not as it must be;
+               3 /proc is not mounted
     """
     console = Console(highlight=False, quiet=as_json)
     with tempfile.TemporaryDirectory(prefix="mmigrate-") as folder:
@@ -68,14 +73,21 @@ def command(
             "\n[bold]3.[/] Every oracle was asked afterwards: "
             + ("no violation." if not violations else f"{len(violations)} violations.")
         )
-        race = _race()
         console.print(
-            "\n[bold]4.[/] Two threads, one page: one moves it, the other writes to it thirty "
-            f"times, in {race['interleavings']} interleavings at random. In {race['waited']} of "
-            f"them the writer had to wait for the migration; stores lost: {race['lost']}."
+            f"\n[bold]4.[/] One race of the catalogue, {RACE}: {race_row(RACE).title}. "
+            f"{race_row(RACE).problem} All interleavings of a migration and an mprotect, on a "
+            "kernel without the commit and on one with it:\n"
+        )
+        race, table = _race()
+        console.print(table)
+        console.print(
+            f"\nWithout the commit: found in {race['without']['executions']} executions. With it: "
+            f"{race['with']['executions']} executions, "
+            + ("exhausted, nothing found." if race["with"]["exhausted"] else "NOT exhausted.")
         )
         console.print(
-            "\nNext: mmigrate snapshot PID -o app.snap, then mmigrate plan app.snap --from 0 --to 1"
+            "\nNext: mmigrate snapshot PID -o app.snap, then mmigrate plan app.snap --from 0 --to "
+            "1; all commits: mmigrate history"
         )
         if as_json:
             found: dict[str, Any] = {
@@ -85,7 +97,7 @@ def command(
                 "violations": [str(violation) for violation in violations],
             }
             output.print_json(found)
-    if violations or race["lost"]:
+    if violations or not race["verified"]:
         raise typer.Exit(1)
 
 
@@ -122,24 +134,31 @@ def _worker(size: int) -> Iterator[int]:
         worker.stdout.close()
 
 
-def _race() -> dict[str, int]:
-    """A mover against a writer, at random: how often the writer met a migration entry, and
-    how often a store was lost."""
-    waited = lost = 0
-    for seed in range(200):
-        machine = Machine(nodes=(MiB(8), MiB(8)))
-        app = machine.process("app")
-        page = app.mmap(pages=1)
-        app.write(page.start, b"before")
-        machine.start(app.move_pages, page, 1, cpu=1)
-        machine.start(_write_often, app, page.start, cpu=0)
-        machine.run(seed)
-        # Its page was mapped and writable: only a migration entry can have made it fault.
-        waited += machine.vmstat["pgfault"] > 1
-        lost += app.read(page.start, 6) != b"29    " or bool(machine.check())
-    return {"interleavings": 200, "waited": waited, "lost": lost}
-
-
-def _write_often(app: Process, address: int) -> None:
-    for number in range(30):
-        app.write(address, b"%-6d" % number)
+def _race() -> tuple[dict[str, Any], RenderableType]:
+    """A race of the catalogue, verified now; and its finding as a table."""
+    verdict = verify(race_row(RACE))
+    sides: dict[str, Any] = {}
+    for name, seen in (("without", verdict.without), ("with", verdict.fixed)):
+        assert seen is not None
+        assert seen.result is not None
+        sides[name] = {
+            "violation": str(seen.result.violation) if seen.result.found else None,
+            "executions": seen.result.executions,
+            "exhausted": seen.result.exhausted,
+            "seconds": round(seen.seconds, 3),
+        }
+    assert verdict.without is not None
+    assert verdict.without.result is not None
+    table: RenderableType = "nothing found"
+    if verdict.without.result.finding is not None:
+        shown = replay(verdict.without.result.finding.schedule, verdict.row.scenario)
+        table = interleaving_table(
+            shown.steps,
+            shown.tasks,
+            shown.violations,
+            shown.conflict,
+            f"mmigrate history {RACE}",
+        )
+    title, problem = verdict.row.title, verdict.row.problem
+    race = {"commit": RACE, "title": title, "problem": problem, "verified": verdict.verified}
+    return {**race, **sides}, table

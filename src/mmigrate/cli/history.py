@@ -35,7 +35,7 @@ def command(
         int, typer.Option(min=1, help="The most executions of a race; a race cut off is no pass.")
     ] = 200_000,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and nothing else.")
+        bool, typer.Option("--json", help="Print a JSON list, an object a row, and nothing else.")
     ] = False,
 ) -> None:
     """Show each commit of the catalogue without it and with it, verified now.
@@ -55,7 +55,7 @@ def command(
             report(f"{found.commit} {found.title}", number, len(rows))
             verdicts.append(verify(found, max_executions=max_executions))
     if as_json:
-        output.print_json({"rows": [_json(verdict) for verdict in verdicts]})
+        output.print_json([_json(verdict) for verdict in verdicts])
     else:
         _print(verdicts, whole=commit is None)
     if not all(verdict.verified for verdict in verdicts):

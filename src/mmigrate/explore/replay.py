@@ -23,6 +23,8 @@ from mmigrate.machine.scenario import load
 
 PRIMITIVES: Final = str(HERE / "linux" / "kernel")
 EXPLORER: Final = str(HERE / "explore")
+# Words by which tasks wait for each other; they seldom tell why something went wrong.
+OF_LOCKS: Final = (" owner", " count", " mm_users", " mm_count", " rcu", " tlb")
 
 
 @dataclass(frozen=True)
@@ -201,30 +203,38 @@ def replay(schedule: Schedule, scenario: Any = None, *, folder: Path | None = No
 
 
 def conflict(steps: list[ReplayedStep], violations: tuple[Violation, ...]) -> str:
-    """The accesses whose order mattered: the last word that the first violation names, or
-    else the last word that two tasks touched."""
-    pairs: dict[str, tuple[ReplayedStep, ReplayedStep]] = {}
+    """The accesses whose order mattered: of words that the first violation names or, if there
+    are none, of words that two tasks touched, the last; locks only where there is nothing else."""
+    pairs: list[tuple[ReplayedStep, ReplayedStep]] = []
     last: dict[str, ReplayedStep] = {}
+    written: dict[str, ReplayedStep] = {}
     for step in steps:
-        before = last.get(step.word)
+        before = last.get(step.word) if step.writes else written.get(step.word)
         if before is not None and before.task != step.task and (before.writes or step.writes):
-            pairs[step.word] = (before, step)
+            pairs.append((before, step))
         last[step.word] = step
+        if step.writes:
+            written[step.word] = step
     if not pairs:
         return "No two tasks touched the same word."
-    named = [
+    chosen = [pair for pair in pairs if not pair[0].word.endswith(OF_LOCKS)] or pairs
+    chosen = [pair for pair in chosen if _changed(pair)] or chosen
+    chosen = [
         pair
-        for word, pair in pairs.items()
-        if violations and any(_object(word) in (v.subject, v.message) for v in violations)
-    ]
-    chosen = named or list(pairs.values())
-    chosen.sort(key=lambda pair: pair[1].number)
+        for pair in chosen
+        if violations and any(_object(pair[0].word) in (v.subject, v.message) for v in violations)
+    ] or chosen
     sentences = [
         f"{first.task} ({first.function}) {_did(first)} {first.word} at step {first.number}, and "
         f"{second.task} ({second.function}) {_did(second)} it at step {second.number}"
         for first, second in chosen[-3:]
     ]
     return "The order of these accesses mattered: " + "; ".join(sentences) + "."
+
+
+def _changed(pair: tuple[ReplayedStep, ReplayedStep]) -> bool:
+    """Whether one of the two left another value than it found, as far as can be told."""
+    return any(step.writes and step.old != step.new for step in pair)
 
 
 def _object(word: str) -> str:

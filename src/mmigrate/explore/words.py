@@ -3,11 +3,31 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 from mmigrate.linux.fs import buffer
 from mmigrate.linux.include import page_flags
+from mmigrate.linux.include.mm import VM_EXEC, VM_READ, VM_WRITE
 from mmigrate.linux.include.mm_types import Page, PageTable
+from mmigrate.linux.include.pgtable import (
+    _PAGE_DIRTY,
+    _PAGE_NUMA,
+    _PAGE_PRESENT,
+    _PAGE_PROTNONE,
+    _PAGE_PSE,
+    _PAGE_RW,
+    _PAGE_SPECIAL,
+    _PAGE_SPLITTING,
+    PAGE_SHIFT,
+    PTE_PFN_MASK,
+    is_migration_entry,
+    is_write_migration_entry,
+    pte_file,
+    pte_to_pgoff,
+    pte_to_swp_entry,
+    swp_offset,
+    swp_type,
+)
 from mmigrate.linux.include.sched import Cpu
 from mmigrate.linux.kernel.rwsem import RwSemaphore
 from mmigrate.linux.lib.radix_tree import RadixTree
@@ -48,7 +68,43 @@ def value_of(obj: Any, field: Any) -> str:
         if field == "tlb":
             return f"{len(obj.tlb)} translations" + (", interrupts off" if obj.irqs_off else "")
         return f"{len(obj.pagevecs.get(field, ()))} pages"
-    return _short(getattr(obj, str(field), ""))
+    value: Any = getattr(obj, str(field), "")
+    if field == "vm_flags":
+        return "".join(c if value & bit else "-" for bit, c in _RIGHTS) + f" ({value:#x})"
+    if field == "vm_page_prot":
+        return _entry(value)
+    return _short(value)
+
+
+_RIGHTS: Final = ((VM_READ, "r"), (VM_WRITE, "w"), (VM_EXEC, "x"))
+_OF_A_PTE: Final = (
+    (_PAGE_DIRTY, "dirty"),
+    (_PAGE_SPECIAL, "special"),
+    (_PAGE_PSE, "huge"),
+    (_PAGE_SPLITTING, "splitting"),
+)
+
+
+def _entry(entry: int) -> str:
+    """A page-table entry, or the protection of an area, which is one without a page."""
+    if entry & (_PAGE_PRESENT | _PAGE_PROTNONE | _PAGE_NUMA):
+        words = ["no access"]
+        if entry & _PAGE_PRESENT:
+            words = ["rw" if entry & _PAGE_RW else "r"]
+        elif entry & _PAGE_NUMA:
+            words = ["numa"]
+        words += [word for bit, word in _OF_A_PTE if entry & bit and bit != _PAGE_NUMA]
+        pfn = (entry & PTE_PFN_MASK) >> PAGE_SHIFT
+        return (f"pfn {pfn} " if pfn else "") + " ".join(words)
+    if not entry:
+        return "empty"
+    if pte_file(entry):
+        return f"file page {pte_to_pgoff(entry)}"
+    named = pte_to_swp_entry(entry)
+    if is_migration_entry(named):
+        kind = "write" if is_write_migration_entry(named) else "read"
+        return f"migration entry ({kind}) for pfn {swp_offset(named)}"
+    return f"swap {swp_type(named)} place {swp_offset(named)}"
 
 
 def _of_number(obj: Any, field: int) -> str:
@@ -56,7 +112,9 @@ def _of_number(obj: Any, field: int) -> str:
         return "1" if obj.flags & field else "0"
     if isinstance(obj, PageTable):
         entry = obj.entries[field]
-        return hex(entry) if isinstance(entry, int) else _short(entry)
+        if isinstance(entry, int):
+            return _entry(entry)
+        return "empty" if entry is None else _short(entry)
     if isinstance(obj, RadixTree):
         return _short(obj.slots.get(field))
     state = getattr(obj, "b_state", None)

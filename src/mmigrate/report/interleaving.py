@@ -10,8 +10,6 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-SHOWN_OF_A_RUN = 12  # of many steps of one task in a row, so many are shown
-
 
 class Step(Protocol):
     """What the table shows of an access."""
@@ -45,7 +43,8 @@ def interleaving_table(
 ) -> RenderableType:
     """The violation, the steps, what mattered, and the command that repeats it.
 
-    @everything: all steps of a long run of one task, not only its first and last.
+    Shown are the steps that touch what several tasks touch and some change, and the first and
+    last of each task's turns.  @everything: all steps.
     """
     head = Text(
         f"violation at step {len(steps)}: {violations[0]}" if violations else "no violation",
@@ -56,16 +55,27 @@ def interleaving_table(
     for task in tasks:
         table.add_column(task, overflow="fold")
     table.add_column("word", overflow="fold")
+    shared = _shared(steps)
     for run in _runs(steps):
-        left_out = 0 if everything or len(run) <= SHOWN_OF_A_RUN else len(run) - SHOWN_OF_A_RUN
-        half = SHOWN_OF_A_RUN // 2
-        for position, step in enumerate(run):
-            if left_out and half <= position < half + left_out:
-                if position == half:
+        left_out = 0
+        for step in run:
+            if everything or step.word in shared or step is run[0] or step is run[-1]:
+                if left_out:
                     _add(table, tasks, "", step.task, f"… {left_out} more", "")
-                continue
-            _add(table, tasks, str(step.number), step.task, _did(step), _word(step))
+                    left_out = 0
+                _add(table, tasks, str(step.number), step.task, _did(step), _word(step))
+            else:
+                left_out += 1
     return Group(head, "", table, "", Text(conflict), Text(f"repeat with: {repeat}"))
+
+
+def _shared(steps: Sequence[Step]) -> set[str]:
+    """The words that several tasks touch and at least one changes."""
+    by: dict[str, set[str]] = {}
+    for step in steps:
+        by.setdefault(step.word, set()).add(step.task)
+    changed = {step.word for step in steps if step.writes and step.old != step.new}
+    return {word for word, who in by.items() if len(who) > 1 and word in changed}
 
 
 def _runs(steps: Sequence[Step]) -> list[list[Step]]:
@@ -84,7 +94,8 @@ def _add(table: Table, tasks: Sequence[str], number: str, task: str, did: str, w
 
 
 def _did(step: Step) -> str:
-    return f"{step.function}: {step.primitive}" if step.primitive else step.function
+    done = "release" if step.primitive == "__exit__" else step.primitive
+    return f"{step.function}: {done}" if done else step.function
 
 
 def _word(step: Step) -> str:

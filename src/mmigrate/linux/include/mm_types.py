@@ -136,7 +136,7 @@ class AddressSpace:
         self.private_lock = private_lock
         self.i_mmap_rwsem = i_mmap_rwsem
         # tree_lock for change, RCU for lookup
-        self.page_tree = RadixTree()
+        self.page_tree = RadixTree(f"{name} pages")
         self.nrpages = 0
         self.nrshadows = 0
         # i_mmap_rwsem

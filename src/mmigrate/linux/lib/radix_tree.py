@@ -14,11 +14,15 @@ from typing import Any
 class RadixTree:
     """@slots: index to entry; @tags: for each of the three tags the indices that have it."""
 
-    __slots__ = ("slots", "tags")
+    __slots__ = ("name", "slots", "tags")
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "radix tree") -> None:
+        self.name = name
         self.slots: dict[int, Any] = {}
         self.tags: tuple[set[int], set[int], set[int]] = (set(), set(), set())
+
+    def __repr__(self) -> str:
+        return self.name
 
     def tag_set(self, index: int, tag: int) -> None:
         self.tags[tag].add(index)
