@@ -24,6 +24,7 @@ class Line:
     state: str
     without: str
     fixed: str
+    more: tuple[Line, ...] = ()
 
 
 def command(
@@ -67,7 +68,8 @@ def _print(verdicts: list[Verdict], *, whole: bool) -> None:
     console.print(catalogue_table([_line(verdict) for verdict in verdicts]))
     if not whole:
         [verdict] = verdicts
-        console.print(f"problem: {verdict.row.problem}", markup=False)
+        for part in (verdict.row, *verdict.row.more):
+            console.print(f"problem: {part.problem}", markup=False)
         if verdict.row.note:
             console.print(f"note: {verdict.row.note}", markup=False)
         return
@@ -94,6 +96,7 @@ def _line(verdict: Verdict) -> Line:
         state,
         _told(found.seen[0], verdict.without),
         _told(found.seen[1], verdict.fixed),
+        tuple(_line(part) for part in verdict.more),
     )
 
 
@@ -113,6 +116,7 @@ def _json(verdict: Verdict) -> dict[str, Any]:
         "state": _line(verdict).state,
         "without": _side(found.seen[0], verdict.without),
         "with": _side(found.seen[1], verdict.fixed),
+        "more": [_json(part) for part in verdict.more],
     }
 
 

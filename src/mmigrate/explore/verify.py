@@ -39,11 +39,13 @@ class Seen:
 
 @dataclass(frozen=True)
 class Verdict:
-    """@without, @fixed: None where the row's parts are not there yet."""
+    """@without, @fixed: None where the row's parts are not there yet.  @more: those of what
+    else the commit cured."""
 
     row: Row
     without: Seen | None
     fixed: Seen | None
+    more: tuple[Verdict, ...] = ()
 
     @property
     def there(self) -> bool:
@@ -51,26 +53,37 @@ class Verdict:
 
     @property
     def verified(self) -> bool:
-        return bool(self.without and self.fixed and self.without.right and self.fixed.right)
+        right = self.without and self.fixed and self.without.right and self.fixed.right
+        return bool(right) and all(verdict.verified for verdict in self.more)
 
 
 def verify(
-    row: Row, *, max_executions: int = MAX_EXECUTIONS, max_without: int | None = None
+    row: Row,
+    *,
+    max_executions: int = MAX_EXECUTIONS,
+    max_without: int | None = None,
+    minimise: bool = False,
 ) -> Verdict:
     """Run a row without and with its commit.
 
     @max_executions: of a race; one that is cut off is not verified.  @max_without: another limit
-    for the side on which something must be found.
+    for the side on which something must be found.  @minimise: look for its smallest schedule.
     """
     if row.scenario is None:
         return Verdict(row, None, None)
     side = _race if row.kind is Kind.RACE else _state
-    return Verdict(
-        row, side(row, False, max_without or max_executions), side(row, True, max_executions)
+    without, fixed = (
+        side(row, present, bound, minimise)
+        for present, bound in ((False, max_without or max_executions), (True, max_executions))
     )
+    more = tuple(
+        verify(part, max_executions=max_executions, max_without=max_without, minimise=minimise)
+        for part in row.more
+    )
+    return Verdict(row, without, fixed, more)
 
 
-def _race(row: Row, present: bool, max_executions: int) -> Seen:
+def _race(row: Row, present: bool, max_executions: int, minimise: bool) -> Seen:
     options = row.options(present)
     result = explore(
         row.scenario,
@@ -78,6 +91,7 @@ def _race(row: Row, present: bool, max_executions: int) -> Seen:
         backports=options.pop("backports", ()),
         machine=options,
         max_executions=max_executions,
+        minimise=minimise,
     )
     if not present:
         found = str(result.violation) if result.found else "nothing"
@@ -92,7 +106,7 @@ def _race(row: Row, present: bool, max_executions: int) -> Seen:
     return Seen(right, told, result.seconds, violations, result)
 
 
-def _state(row: Row, present: bool, _max_executions: int) -> Seen:
+def _state(row: Row, present: bool, _max_executions: int, _minimise: bool) -> Seen:
     assert row.scenario is not None
     started = perf_counter()
     machine = Machine(**row.options(present))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from mmigrate.history import (
+    balloon_redesign,
     clear_swapbacked_of_destination,
     close_mprotect_race,
     destination_freeing_callback,
@@ -41,6 +42,7 @@ _ROWS: Final = (
     close_mprotect_race.ROW,
     clear_swapbacked_of_destination.ROW,
     destination_freeing_callback.ROW,
+    balloon_redesign.ROW,
     *not_yet.ROWS,
     keep_anon_vma.ROW,
     skip_temporary_stacks.ROW,

@@ -28,7 +28,8 @@ class Row:
     None where the parts it needs are not there yet.  @without, @fixed: what it returns, for state
     and cost; @violations: the oracles that object without the commit.  @finding: how the
     violation begins that the explorer must find, for a race.  @seen: what is seen without and
-    with, in words.  @machine: arguments of `Machine`.  @note: what else there is to know.
+    with, in words.  @machine: arguments of `Machine`.  @note: what else there is to know.  @more:
+    what else the commit cured; the row is verified if all of it is.
     """
 
     commit: str
@@ -42,6 +43,7 @@ class Row:
     violations: tuple[str, ...] = ()
     machine: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
+    more: tuple[Row, ...] = ()
 
     @cached_property
     def switch(self) -> Switch:

@@ -47,7 +47,7 @@ from mmigrate.linux.include.mm import (
     PROT_WRITE,
     VM_SHARED,
 )
-from mmigrate.linux.include.mm_types import File, Inode, Mm, Page, PageTable, Vma
+from mmigrate.linux.include.mm_types import AddressSpace, File, Inode, Mm, Page, PageTable, Vma
 from mmigrate.linux.include.pgtable import (
     PAGE_SHIFT,
     PAGE_SIZE,
@@ -112,7 +112,8 @@ class Pin:
     def release(self) -> None:
         """Drop them.  Once only; later calls do nothing."""
         pages, self.pages = self.pages, []
-        with self.process.running():
+        # I/O may end later than the process that asked for it.
+        with nullcontext() if self.process.exited else self.process.running():
             for page in pages:
                 swap.put_page(page)
         if self in self.process.machine.pins:
@@ -387,7 +388,7 @@ class Process:
         if type(page.data) is not bytearray:
             page.data = bytearray(page.data or b"")
         page.data[offset : offset + len(part)] = part
-        self.machine.shadow.stored(self._key(address), offset, part)
+        self.machine.shadow.stored(self._key(address, page), offset, part)
 
     def load(self, page: Page, address: int, size: int, who: str) -> bytes:
         """What one load by @who finds once its address has led to @page."""
@@ -395,7 +396,7 @@ class Process:
         assert page.data is not None
         offset = address & (PAGE_SIZE - 1)
         got = bytes(page.data[offset : offset + size])
-        wrong = self.machine.shadow.differs(self._key(address), offset, got)
+        wrong = self.machine.shadow.differs(self._key(address, page), offset, got)
         if wrong is not None:
             lost = address - offset + wrong
             sched.warn(f"contents: {who} read a lost store at {lost:#x}")
@@ -407,8 +408,13 @@ class Process:
             if signal:
                 raise MemoryFault(signal, address, self.name)
 
-    def _key(self, address: int) -> Key:
-        """Under which name the contents at @address are kept."""
+    def _key(self, address: int, page: Page | None = None) -> Key:
+        """Under which name the contents at @address are kept, where @page is mapped.  While munmap
+        is under way the page knows its file, and there is no area any more."""
+        mapping = None if page is None else page.mapping
+        if type(mapping) is AddressSpace and mapping.host is not None:
+            assert page is not None
+            return (f"file {mapping.host.name}", page.index)
         vma = self._vma(address)
         if vma is not None and vma.vm_flags & VM_SHARED and vma.vm_file is not None:
             index = ((address - vma.vm_start) >> PAGE_SHIFT) + vma.vm_pgoff

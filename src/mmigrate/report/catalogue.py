@@ -24,6 +24,8 @@ class Line(Protocol):
     def without(self) -> str: ...
     @property
     def fixed(self) -> str: ...
+    @property
+    def more(self) -> Sequence[Line]: ...
 
 
 STYLES = {"verified": "green", "WRONG": "bold red", "not yet there": "yellow"}
@@ -39,5 +41,9 @@ def catalogue_table(lines: Sequence[Line]) -> Table:
         table.add_row(f"[bold]{line.commit}[/]", f"[bold]{escape(line.title)}[/]")
         table.add_row(f"[{style}]{line.state}[/]", f"without: {escape(line.without)}")
         table.add_row(f"[dim]{line.kind}[/]", f"with:    {escape(line.fixed)}")
+        for part in line.more:
+            style = STYLES[part.state]
+            table.add_row(f"[{style}]and {part.state}[/]", f"without: {escape(part.without)}")
+            table.add_row(f"[dim]{part.kind}[/]", f"with:    {escape(part.fixed)}")
         table.add_row("", "")
     return table
