@@ -112,8 +112,8 @@ ROW = Row(
         ),
         Row(
             BALLOON_REDESIGN,
-            "The branch of migration for balloon pages never ran, as the page lock it holds is taken "
-            "for a sign that the page is none.",
+            "The branch of migration for balloon pages never ran, as the page lock it holds is "
+            "taken for a sign that the page is none.",
             Kind.STATE,
             moved_again_and_again,
             ("a page moves once and is stuck", "it moves as often as it must"),
