@@ -97,6 +97,26 @@ def test_a_search_that_was_cut_off_is_no_pass(file, capsys):
     assert told["bounds"] == {"max_executions": 2}
 
 
+def test_what_a_search_was_not_able_to_say(file, capsys):
+    assert run(["explore", f"{file}:clean", "--max-executions", "2"]) == 1
+    assert "no finding in 2 executions, NOT exhausted (2 max executions)" in capsys.readouterr().out
+    assert run(["explore", f"{file}:clean", "--strategy", "random", "--max-executions", "3"]) == 1
+    assert "NOT exhausted" in capsys.readouterr().out
+    assert run(["explore", f"{file}:clean", "--strategy", "nope"]) == 2
+    assert "there is no strategy nope" in capsys.readouterr().err
+
+
+def test_a_bound_that_was_asked_for_is_a_pass_within_it(file, capsys):
+    assert run(["explore", f"{file}:clean", "--preemptions", "0", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["exhausted"], told["bounds"]) == (True, {"preemptions": 0})
+
+
+def test_a_search_is_left_off_and_resumed(file, capsys):
+    assert run(["explore", f"{file}:clean", "--resume", "missing.json"]) == 2
+    assert "no search that was left off" in capsys.readouterr().err
+
+
 def test_a_sometimes_that_was_never_met_is_no_pass(file, capsys):
     assert run(["explore", f"{file}:shows_nothing"]) == 1
     assert "shows nothing: never met never" in capsys.readouterr().out
