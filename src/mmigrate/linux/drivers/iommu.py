@@ -72,14 +72,14 @@ class SharedVirtualMemory(MmuNotifier):
         for _ in range(REQUESTS):
             if self.mm is None:
                 return "an access without a process"
-            if self._try(addr, write, touch):
+            if self.try_access(addr, write, touch):
                 return ""
             failed = self.page_request(addr, write)
             if failed:
                 return failed
         return "asking for ever"
 
-    def _try(self, addr: int, write: bool, touch: Touch) -> bool:
+    def try_access(self, addr: int, write: bool, touch: Touch) -> bool:
         if sched.hook is not None:
             sched.hook.announce(self, "translations", WRITE)
         sched.preempt_disable()  # an access does not stop in the middle
