@@ -106,6 +106,18 @@ def huge_pages(scene):
     tables[0].pmd_huge_pte.append(PageTable(1, 9999, pmds.ptl))
 
 
+def hugetlb_pools(scene):
+    """A free page too many by the count."""
+    scene.machine.hugepages(1)
+    scene.kernel.hugetlb.hstates[0].free_huge_pages += 1
+
+
+def hugetlb_reservations(scene):
+    """A promise that nobody remembers."""
+    scene.machine.hugepages(1)
+    scene.kernel.hugetlb.hstates[0].resv_huge_pages += 1
+
+
 def references(scene):
     get_page(scene.page)
 
@@ -202,6 +214,8 @@ SEEDED = {
     "free pages": free_pages,
     "compound pages": compound_pages,
     "huge pages": huge_pages,
+    "hugetlb pools": hugetlb_pools,
+    "hugetlb reservations": hugetlb_reservations,
     "references": references,
     "mapcount": mapcount,
     "migration entries": migration_entries,

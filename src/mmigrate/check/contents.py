@@ -59,6 +59,12 @@ def _in_memory(view: View, mm: Mm, address: int) -> bytes:
 
 
 def _in_file(view: View, inode: Inode, index: int) -> bytes:
+    h = inode.fs.hstate
+    if h is not None:
+        head = inode.i_mapping.page_tree.slots.get(index >> h.order)
+        if head is None:
+            return ZERO
+        return _bytes(view.kernel.page_of(head.pfn + (index & (h.pages - 1))))
     item = inode.i_mapping.page_tree.slots.get(index)
     if isinstance(item, Page):
         return _bytes(item)

@@ -54,7 +54,9 @@ def frames(view: View) -> Iterator[Violation]:
             yield Violation("frames", repr(page), f"free {times} times, expected once")
         elif times and page._count:
             yield Violation("frames", repr(page), f"free, with _count {page._count}, expected 0")
-        elif not times and not (page._count or _head_count(page)):
+        elif times and page.pfn in view.pooled:
+            yield Violation("frames", repr(page), "free, and in a pool of hugetlb")
+        elif not (times or page._count or _head_count(page) or page.pfn in view.pooled):
             yield Violation("frames", repr(page), "lost: neither free nor referenced")
 
 
@@ -67,7 +69,7 @@ def _head_count(page: Page) -> int:
 def free_pages(view: View) -> Iterator[Violation]:
     """No stray flag, mapping or contents on a free page."""
     for page in view.pages():
-        if page._count == 0 and not _head_count(page):
+        if page._count == 0 and not _head_count(page) and page.pfn not in view.pooled:
             stray = page.flags & PAGE_FLAGS_CHECK_AT_FREE
             if stray:
                 yield Violation("free pages", repr(page), f"flags {page_flag_names(stray)}")

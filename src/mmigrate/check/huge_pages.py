@@ -7,7 +7,13 @@ from collections.abc import Iterator
 
 from mmigrate.check.view import View
 from mmigrate.errors import Violation
-from mmigrate.linux.include.page_flags import PG_compound_lock, PG_head, PG_tail, page_flag_names
+from mmigrate.linux.include.page_flags import (
+    PG_compound_lock,
+    PG_head,
+    PG_hugetlb,
+    PG_tail,
+    page_flag_names,
+)
 from mmigrate.linux.include.pgtable import PAGE_SHIFT, PMD_MASK, PMD_SIZE, pte_pfn
 from mmigrate.linux.mm import huge_memory
 from mmigrate.linux.mm.page_alloc import compound_order
@@ -21,7 +27,7 @@ def compound_pages(view: View) -> Iterator[Violation]:
         where = repr(page)
         if page.flags & PG_compound_lock:
             yield Violation("compound pages", where, "its compound lock is held, by nobody")
-        if page.flags & PG_head and page._count:
+        if page.flags & PG_head and (page._count or page.flags & PG_hugetlb):
             for pfn in range(page.pfn + 1, page.pfn + (1 << compound_order(page))):
                 heads[pfn] = page.pfn
             if page.flags & PG_tail:
@@ -37,11 +43,11 @@ def compound_pages(view: View) -> Iterator[Violation]:
             )
         if page._count:
             yield Violation("compound pages", where, f"a tail with _count {page._count}")
-        if page._mapcount + 1 != view.pins[page.pfn]:
+        head = page.first_page
+        pins = 0 if head is not None and head.flags & PG_hugetlb else view.pins[page.pfn]
+        if page._mapcount + 1 != pins:
             yield Violation(
-                "compound pages",
-                where,
-                f"a tail with {page._mapcount + 1} pins, found {view.pins[page.pfn]}",
+                "compound pages", where, f"a tail with {page._mapcount + 1} pins, found {pins}"
             )
         if page.mapping is not None:
             yield Violation("compound pages", where, f"a tail with {page.mapping!r}")

@@ -27,7 +27,9 @@ def migration_entries(view: View) -> Iterator[Violation]:
 def protection(view: View) -> Iterator[Violation]:
     """Every pte is in an area, and none is writable beyond it."""
     for mm in view.kernel.mms:
-        huge = ((address, pmd) for owner, address, pmd in view.huge if owner is mm)
+        huge = (
+            (address, pmd) for owner, address, pmd in (*view.huge, *view.hugetlb) if owner is mm
+        )
         for address, pte in chain(present_entries(mm), huge):
             vma = area_at(mm, address)
             if vma is None:

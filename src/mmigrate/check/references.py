@@ -8,7 +8,11 @@ from mmigrate.check.balloon import balloon_pfns
 from mmigrate.check.view import View
 from mmigrate.errors import Violation
 from mmigrate.linux.include.mm_types import Page
-from mmigrate.linux.include.page_flags import PAGE_BALLOON_MAPCOUNT_VALUE, PAGE_FLAGS_PRIVATE
+from mmigrate.linux.include.page_flags import (
+    PAGE_BALLOON_MAPCOUNT_VALUE,
+    PAGE_FLAGS_PRIVATE,
+    PG_hugetlb,
+)
 from mmigrate.linux.mm.page_alloc import compound_order
 
 
@@ -21,10 +25,11 @@ def references(view: View) -> Iterator[Violation]:
         pfn = page.pfn
         if pfn == view.huge_zero_pfn:
             continue  # the oracle "huge pages" has it
+        counted_elsewhere = pfn in ballooned or page.flags & PG_hugetlb
         named = {
             "ptes": len(view.mapped.get(pfn, ())),
             "cache": len(view.slots.get(pfn, ())),
-            "private": 1 if page.flags & PAGE_FLAGS_PRIVATE and pfn not in ballooned else 0,
+            "private": 1 if page.flags & PAGE_FLAGS_PRIVATE and not counted_elsewhere else 0,
             "balloon": 1 if pfn in ballooned else 0,
             "vectors": view.vectors[pfn],
             "pins": sum(view.pins[part] for part in range(pfn, pfn + size_of(page))),

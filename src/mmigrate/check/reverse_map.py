@@ -11,6 +11,7 @@ from mmigrate.errors import Violation
 from mmigrate.linux.include.mm import VM_NONLINEAR
 from mmigrate.linux.include.mm_types import AddressSpace, AnonVma, Page, Vma
 from mmigrate.linux.include.pgtable import PAGE_SHIFT
+from mmigrate.linux.mm import rmap
 
 
 def reverse_map(view: View) -> Iterator[Violation]:
@@ -41,7 +42,7 @@ def reverse_map(view: View) -> Iterator[Violation]:
 
 def _found(page: Page, vma: Vma, address: int) -> bool:
     mapping: Any = page.mapping
-    offset = page.index
+    offset = rmap.page_to_pgoff(page)
     if isinstance(mapping, AnonVma):
         areas = [chain.vma for chain in mapping.rb_root.overlapping(offset, offset)]
     elif isinstance(mapping, AddressSpace):

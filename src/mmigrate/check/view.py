@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from mmigrate.linux.include.mm import VM_HUGETLB
 from mmigrate.linux.include.mm_types import AddressSpace, Mm, Page, PageTable
 from mmigrate.linux.include.pgtable import (
     PMD_SHIFT,
@@ -25,7 +27,8 @@ class View:
     its head; @huge: the pmds of huge pages alone; @pmds: every table of pmds, as (mm, table,
     first address); @entries: swap-like entries in page tables, as (mm, address, entry); @slots:
     pfn to the (mapping, index) that cache it; @vectors, @pins: how often a pfn is in a per-CPU
-    vector, or pinned."""
+    vector, or pinned; @hugetlb: the entries that map pages of hugetlb; @pooled: the frames of its
+    free pages."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
@@ -37,6 +40,7 @@ class View:
         self.mappings = [inode.i_mapping for inode in self.kernel.inodes]
         self.mappings += swap_state.swapper_spaces(self.kernel)
         self.huge: list[tuple[Mm, int, int]] = []
+        self.hugetlb: list[tuple[Mm, int, int]] = []
         self.pmds: list[tuple[Mm, PageTable, int]] = []
         huge_zero = huge_memory.state(self.kernel).huge_zero_page
         self.huge_zero_pfn = -1 if huge_zero is None else huge_zero.pfn
@@ -51,11 +55,17 @@ class View:
             for table, base in pmd_tables(mm):
                 self.pmds.append((mm, table, base))
                 for index, pmd in enumerate(table.entries):
-                    if pmd and pmd_trans_huge(pmd):
+                    if pmd is None:
+                        continue
+                    if type(pmd) is int and area_is_hugetlb(mm, base + (index << PMD_SHIFT)):
+                        self._hugetlb_entry(mm, base + (index << PMD_SHIFT), pmd)
+                    elif pmd_trans_huge(pmd):
                         found = (mm, base + (index << PMD_SHIFT), pmd)
                         self.huge.append(found)
                         if pte_pfn(pmd) != self.huge_zero_pfn:
                             self.mapped.setdefault(pte_pfn(pmd), []).append(found)
+            for address, pud in gigantic_entries(mm):
+                self._hugetlb_entry(mm, address, pud)
         for mapping in self.mappings:
             for index, item in mapping.page_tree.slots.items():
                 if isinstance(item, Page):
@@ -66,7 +76,21 @@ class View:
             for vector in cpu.pagevecs.values()
             for page in vector
         )
+        self.pooled = {
+            pfn
+            for h in self.kernel.hugetlb.hstates
+            for pool in h.hugepage_freelists
+            for page in pool
+            for pfn in range(page.pfn, page.pfn + h.pages)
+        }
         self.pins = Counter(page.pfn for pin in machine.pins for page in pin.pages)
+
+    def _hugetlb_entry(self, mm: Mm, address: int, entry: int) -> None:
+        if pte_present(entry):
+            self.hugetlb.append((mm, address, entry))
+            self.mapped.setdefault(pte_pfn(entry), []).append((mm, address, entry))
+        else:
+            self.entries.append((mm, address, pte_to_swp_entry(entry)))
 
     def pages(self) -> list[Page]:
         """Every page that exists, by frame number; the zero page apart."""
@@ -99,6 +123,20 @@ def present_entries(mm: Mm) -> Iterator[tuple[int, int]]:
                 yield from walk(entry, level - 1, base + (index << shift))
 
     return walk(mm.pgd, 4, 0)
+
+
+def area_is_hugetlb(mm: Mm, address: int) -> bool:
+    position = bisect_right(mm.starts, address) - 1
+    vma = mm.mmap[position] if position >= 0 else None
+    return vma is not None and address < vma.vm_end and bool(vma.vm_flags & VM_HUGETLB)
+
+
+def gigantic_entries(mm: Mm) -> Iterator[tuple[int, int]]:
+    """(address, entry) of every page of 1 GiB."""
+    for upper, puds in enumerate(mm.pgd.entries):
+        for lower, entry in enumerate(puds.entries if type(puds) is PageTable else ()):
+            if type(entry) is int:
+                yield (upper << 39) + (lower << 30), entry
 
 
 def pmd_tables(mm: Mm) -> Iterator[tuple[PageTable, int]]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mmigrate.linux.fs import hugetlbfs
 from mmigrate.linux.include.kernel import Kernel
 from mmigrate.linux.include.mm_types import ZERO_BYTES, Page
 from mmigrate.linux.include.mmzone import SECTION_SHIFT, SECTION_SIZE
 from mmigrate.linux.include.page_flags import PG_reserved, PG_uptodate
 from mmigrate.linux.include.sched import Cpu
 from mmigrate.linux.kernel import sched, straight
-from mmigrate.linux.mm import huge_memory, page_alloc, swap
+from mmigrate.linux.mm import huge_memory, hugetlb_pool, page_alloc, swap
 
 LOCAL_DISTANCE = 10
 REMOTE_DISTANCE = 20
@@ -47,6 +48,7 @@ def boot(
     kernel.free_page = swap.free_page
     kernel.transparent_hugepage = huge_memory.HugepageState(thp)
     page_alloc.init_memory(kernel, list(nodes), [list(row) for row in distances], movable=movable)
+    kernel.hugetlb = hugetlb_pool.hugetlb_init(kernel, hugetlbfs.hugetlb_file_setup)
     swapper = kernel.scheduler.new_task("swapper", kernel.cpus[0], None)
     sched.run_as(swapper)
     kernel.zero_page = _zero_page(kernel)

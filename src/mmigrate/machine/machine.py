@@ -19,7 +19,9 @@ from typing import Any
 from mmigrate.api import Mapping
 from mmigrate.errors import ScenarioError, Violation
 from mmigrate.linux.drivers import block, iommu, node
+from mmigrate.linux.fs import hugetlbfs
 from mmigrate.linux.fs.inode import new_inode
+from mmigrate.linux.include.hugetlb import hstate_of
 from mmigrate.linux.include.mm_types import Inode, Page
 from mmigrate.linux.include.sched import Cred, Task
 from mmigrate.linux.include.switches import BASE, absent_commits
@@ -30,6 +32,7 @@ from mmigrate.linux.mm import (
     compaction,
     fork,
     huge_memory,
+    hugetlb_pool,
     khugepaged,
     page_writeback,
     shmem,
@@ -252,15 +255,57 @@ class Machine:
                 sched.run_as(previous)
         return made
 
+    def hugepages(
+        self,
+        count: int | None = None,
+        *,
+        node: int | None = None,
+        size: int = MiB(2),
+        overcommit: int | None = None,
+    ) -> int:
+        """Set the pool of huge pages of @size bytes to @count (None: leave it), on one node if
+        @node is given; how many there are now.  @overcommit: how many more may come and go."""
+        h = hstate_of(self.kernel, size)
+        if h is None:
+            raise ScenarioError(f"this machine has no pages of {size} bytes; 2 MiB and 1 GiB")
+        if node is not None and not self.kernel.node_states_memory >> node & 1:
+            raise ScenarioError(f"node {node} has no memory")
+        if overcommit is not None:
+            h.nr_overcommit_huge_pages = overcommit
+        if count is None:
+            return h.nr_huge_pages - h.surplus_huge_pages
+        return hugetlb_pool.set_max_huge_pages(self.kernel, h, count, -1 if node is None else node)
+
+    @property
+    def meminfo(self) -> dict[str, int]:
+        """The HugePages_* lines of /proc/meminfo: numbers of pages of 2 MiB."""
+        h = self.kernel.hugetlb.hstates[0]
+        return {
+            "HugePages_Total": h.nr_huge_pages,
+            "HugePages_Free": h.free_huge_pages,
+            "HugePages_Rsvd": h.resv_huge_pages,
+            "HugePages_Surp": h.surplus_huge_pages,
+        }
+
     # --- files and swap ---
 
     def file(self, name: str, size: int, *, fs: str = "ext4", data: bytes = b"") -> Inode:
         """A file of @size bytes that begins with @data, on a filesystem by name: ext4,
-        xfs, nfs, exofs (which has no migratepage), ramfs."""
+        xfs, nfs, exofs (which has no migratepage), ramfs; or hugetlbfs, which begins empty."""
         self._check_file(name, size)
+        if fs == "hugetlbfs":
+            return self._hugetlb_file(name, size, data)
         inode = new_inode(self.kernel, name, fs, size)
         for position in range(0, len(data), 4096):
             inode.blocks[position // 4096] = data[position : position + 4096].ljust(4096, b"\0")
+        self.files[name] = inode
+        return inode
+
+    def _hugetlb_file(self, name: str, size: int, data: bytes) -> Inode:
+        h = self.kernel.hugetlb.hstates[0]
+        if data or size % h.size:
+            raise ScenarioError(f"a file of hugetlbfs begins empty and has multiples of {h.size}")
+        inode = hugetlbfs.hugetlbfs_file(self.kernel, name, size, h, spool=None, nameless=False)
         self.files[name] = inode
         return inode
 
@@ -291,7 +336,7 @@ class Machine:
 
     def truncate(self, file: Inode, size: int) -> None:
         """The system call truncate. Private copies of what is cut off go too."""
-        if size < 0:
+        if size < 0 or (file.fs.hstate is not None and size % file.fs.hstate.size):
             checked(-EINVAL)
         last = max(size, file.i_size) // 4096 + 1
         with self.shadow.dropping(f"file {file.name}", size // 4096, last):

@@ -18,6 +18,7 @@ from mmigrate.api import Mapping, MoveResult, Reason
 from mmigrate.errors import MemoryFault, ScenarioError
 from mmigrate.linux.fs import task_mmu
 from mmigrate.linux.fs.inode import open_file
+from mmigrate.linux.include.hugetlb import hstate_vma
 from mmigrate.linux.include.mempolicy import (
     MPOL_BIND,
     MPOL_DEFAULT,
@@ -35,6 +36,8 @@ from mmigrate.linux.include.mm import (
     MADV_REMOVE,
     MAP_ANONYMOUS,
     MAP_FIXED,
+    MAP_HUGE_SHIFT,
+    MAP_HUGETLB,
     MAP_LOCKED,
     MAP_POPULATE,
     MAP_PRIVATE,
@@ -45,12 +48,14 @@ from mmigrate.linux.include.mm import (
     PROT_EXEC,
     PROT_READ,
     PROT_WRITE,
+    VM_HUGETLB,
     VM_SHARED,
 )
 from mmigrate.linux.include.mm_types import AddressSpace, File, Inode, Mm, Page, PageTable, Vma
 from mmigrate.linux.include.pgtable import (
     PAGE_SHIFT,
     PAGE_SIZE,
+    PMD_SIZE,
     TASK_SIZE,
     huge_part,
     pmd_trans_huge,
@@ -197,12 +202,14 @@ class Process:
         shared: bool = False,
         populate: bool = False,
         locked: bool = False,
+        hugetlb: int = 0,
     ) -> Mapping:
         """Map memory: private and anonymous unless told otherwise.
 
         @length: bytes, or @pages.  @prot: PROT_* or letters of "rwx", "" for none.
         @flags: further MAP_* flags.  @file: from machine.file() or machine.shmem(), at
-        @offset bytes.  @at: exactly there (MAP_FIXED).
+        @offset bytes.  @at: exactly there (MAP_FIXED).  @hugetlb: of pages of this many bytes,
+        which `machine.hugepages` has made, such as MiB(2).
         """
         size = _length(length, pages)
         _natural(at or 0, "an address")
@@ -211,6 +218,12 @@ class Process:
             flags |= MAP_ANONYMOUS
         flags |= (MAP_POPULATE if populate else 0) | (MAP_LOCKED if locked else 0)
         flags |= MAP_FIXED if at is not None else 0
+        unit = PAGE_SIZE
+        if hugetlb:
+            if hugetlb & (hugetlb - 1) or hugetlb < PAGE_SIZE:
+                raise ScenarioError(f"hugetlb={hugetlb} is not the size of a huge page")
+            flags |= MAP_HUGETLB | (hugetlb.bit_length() - 1) << MAP_HUGE_SHIFT
+            unit = hugetlb
         opened = self._open(file) if isinstance(file, Inode) else file
         with self.running() as task:
             first, last = _pages_of(at or 0, size)
@@ -220,7 +233,10 @@ class Process:
                         task, at or 0, size, _prot(prot), flags, opened, offset >> PAGE_SHIFT
                     )
                 )
-        return Mapping(start, (size + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1))
+            area = self._vma(start)
+            if area is not None and area.vm_flags & VM_HUGETLB:
+                unit = hstate_vma(area).size
+        return Mapping(start, (size + unit - 1) & -unit)
 
     def _open(self, inode: Inode) -> File:
         """The file as this process has it open."""
@@ -641,7 +657,10 @@ def peek_pte(mm: Mm, address: int) -> int:
     for shift in (39, 30, 21):
         table = table.entries[(address >> shift) & 511]
         if type(table) is not PageTable:
-            return huge_part(table, address) if pmd_trans_huge(table) else 0
+            if not pmd_trans_huge(table):
+                return 0
+            offset = address & ((1 << shift) - 1)
+            return huge_part(table, offset & (PMD_SIZE - 1)) + (offset & -PMD_SIZE)
     pte: int = table.entries[(address >> 12) & 511]
     return pte
 

@@ -65,12 +65,18 @@ def node_meminfo(kernel: Kernel, nid: int) -> dict[str, int]:
     free = values["MemFree"]
     huge = node_page_state(kernel, nid, NR_ANON_TRANSPARENT_HUGEPAGES)
     values["AnonHugePages"] = huge * HPAGE_PMD_NR * 4
-    return {"MemTotal": total * 4, "MemFree": free, "MemUsed": total * 4 - free} | values
+    h = kernel.hugetlb.hstates[0]
+    pools = {  # numbers of pages, of the default size
+        "HugePages_Total": h.nr_huge_pages_node[nid],
+        "HugePages_Free": h.free_huge_pages_node[nid],
+        "HugePages_Surp": h.surplus_huge_pages_node[nid],
+    }
+    return {"MemTotal": total * 4, "MemFree": free, "MemUsed": total * 4 - free} | values | pools
 
 
 def node_meminfo_text(kernel: Kernel, nid: int) -> str:
     return "".join(
-        f"Node {nid} {name + ':':<16}{value:8d} kB\n"
+        f"Node {nid} {name + ':':<16}{value:8d}{'' if name.startswith('HugePages') else ' kB'}\n"
         for name, value in node_meminfo(kernel, nid).items()
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from mmigrate.linux.include.hugetlb import Hstate
 from mmigrate.linux.include.mm_types import (
     AddressSpaceOperations,
     File,
@@ -29,7 +30,7 @@ GENERIC_FILE_OPS: Final = FileOperations(mmap=generic_file_mmap)
 @dataclass(frozen=True)
 class Filesystem:
     """@device: its disk.  @accounts_dirty: whether its dirty pages count.  @mapping_flags:
-    AS_* of its mappings."""
+    AS_* of its mappings.  @hstate: the pool of its pages, of hugetlbfs only."""
 
     name: str
     a_ops: AddressSpaceOperations
@@ -38,6 +39,7 @@ class Filesystem:
     accounts_dirty: bool = True
     mapping_flags: int = 0
     file_ops: FileOperations = GENERIC_FILE_OPS
+    hstate: Hstate | None = None
 
     def get_page(self, inode: Inode, index: int) -> Page | int | None:
         """For read(2): a page with its contents and a reference, a negative errno, or None

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from errno import EINVAL
 from typing import Final
 
+from mmigrate.linux.include.hugetlb import hstate_vma
 from mmigrate.linux.include.mm import (
     VM_DONTCOPY,
     VM_EXEC,
     VM_GROWSDOWN,
     VM_HUGEPAGE,
+    VM_HUGETLB,
     VM_IO,
     VM_LOCKED,
     VM_MAYEXEC,
@@ -58,6 +60,7 @@ from mmigrate.linux.include.pgtable import (
 )
 from mmigrate.linux.include.sched import Task
 from mmigrate.linux.kernel.atomic import WRITE_ONCE
+from mmigrate.linux.kernel.huge_pte import PMD_LEVEL, huge_pte_offset, huge_ptep_get
 from mmigrate.linux.kernel.page_flags import (
     ClearPageReferenced,
     PageActive,
@@ -117,6 +120,8 @@ PM_PRESENT: Final = 1 << 63
 def _area_pages(vma: Vma) -> Iterator[tuple[int, int, int]]:
     """(address, pte, 1) of every pte that is not none, and (address, pmd, HPAGE_PMD_NR) of every
     huge page, under the lock of its table."""
+    if vma.vm_flags & VM_HUGETLB:
+        return  # smaps of v3.19 does not see them
     addr = vma.vm_start
     while addr < vma.vm_end:
         stop = min(vma.vm_end, (addr & PMD_MASK) + PMD_SIZE)
@@ -132,6 +137,17 @@ def _area_pages(vma: Vma) -> Iterator[tuple[int, int, int]]:
                 found = [(a, ptep_get(pt, a)) for a in range(addr, stop, PAGE_SIZE)]
             yield from ((a, pte, 1) for a, pte in found if pte)
         addr = stop
+
+
+def _hugetlb_pages(vma: Vma) -> Iterator[tuple[int, int, int]]:
+    """(address, entry, 1) of every page of hugetlb that is mapped."""
+    mm, h = vma.vm_mm, hstate_vma(vma)
+    for addr in range(vma.vm_start, vma.vm_end, h.size):
+        pt = huge_pte_offset(mm, addr)
+        if pt is not None:
+            entry = huge_ptep_get(pt, addr)
+            if pte_present(entry):
+                yield addr, entry, 1
 
 
 def _huge_pmd(vma: Vma, addr: int) -> int | None:
@@ -278,12 +294,16 @@ class NumaArea:
     mapcount_max: int = 0
     dirty: int = 0
     swapcache: int = 0
+    huge: bool = False
+    page_size: int = PAGE_SIZE
     nodes: Counter[int] = field(default_factory=Counter)
 
     def __str__(self) -> str:
         words = [f"{self.start:08x} {self.policy}"]
         if self.file:
             words.append(f"file=/{self.file}")
+        if self.huge:
+            words.append("huge")
         if self.pages:
             for name, value, shown in (
                 ("anon", self.anon, self.anon > 0),
@@ -291,13 +311,13 @@ class NumaArea:
                 ("mapped", self.pages, self.pages not in (self.anon, self.dirty)),
                 ("mapmax", self.mapcount_max, self.mapcount_max > 1),
                 ("swapcache", self.swapcache, self.swapcache > 0),
-                ("active", self.active, self.active < self.pages),
+                ("active", self.active, self.active < self.pages and not self.huge),
                 ("writeback", self.writeback, self.writeback > 0),
             ):
                 if shown:
                     words.append(f"{name}={value}")
             words += [f"N{node}={count}" for node, count in sorted(self.nodes.items())]
-            words.append("kernelpagesize_kB=4")
+            words.append(f"kernelpagesize_kB={self.page_size >> 10}")
         return " ".join(words)
 
 
@@ -314,7 +334,10 @@ def _numa_area(vma: Vma, task: Task) -> NumaArea:
         policy = vma.vm_ops.get_policy(vma, vma.vm_start)
     text = mempolicy.mpol_to_str(task.mempolicy if policy is None else policy)
     area = NumaArea(vma.vm_start, text, "" if vma.vm_file is None else vma.vm_file.f_inode.name)
-    for addr, pte, count in _area_pages(vma):
+    hugetlb = vma.vm_flags & VM_HUGETLB
+    if hugetlb:
+        area.huge, area.page_size = True, hstate_vma(vma).size
+    for addr, pte, count in _hugetlb_pages(vma) if hugetlb else _area_pages(vma):
         if not pte_present(pte):
             continue
         page = memory.vm_normal_page(vma, addr, pte)
@@ -346,6 +369,10 @@ def pagemap(mm: Mm, start: int, end: int) -> list[int]:
     words = []
     with down_read(mm.mmap_sem):
         for addr in range(start, end, PAGE_SIZE):
+            table = huge_pte_offset(mm, addr)
+            if table is not None and table.level != PMD_LEVEL:
+                words.append(_pagemap_hugetlb_word(table.entries[addr >> 30 & 511], addr))
+                continue
             pmds = find_pmds(mm, addr)
             pmd = None if pmds is None else pmd_get(pmds, addr)
             if type(pmd) is PageTable:
@@ -357,11 +384,17 @@ def pagemap(mm: Mm, start: int, end: int) -> list[int]:
 
 def _pagemap_huge_word(pmd: int | None, addr: int) -> int:
     """fs/proc/task_mmu.c: thp_pmd_to_pagemap_entry."""
-    if pmd is None:
-        return 0
+    if not pmd_trans_huge(pmd):
+        return 0  # empty, or a migration entry of hugetlb
+    assert pmd is not None
     return (
         PM_PRESENT | pte_pfn(huge_part(pmd, addr)) | (PM_SOFT_DIRTY if pte_soft_dirty(pmd) else 0)
     )
+
+
+def _pagemap_hugetlb_word(entry: int, addr: int) -> int:
+    """A page of 1 GiB  (fs/proc/task_mmu.c: huge_pte_to_pagemap_entry)."""
+    return PM_PRESENT | pte_pfn(entry) + ((addr & (1 << 30) - 1) >> PAGE_SHIFT)
 
 
 def _pagemap_word(mm: Mm, pte: int) -> int:
@@ -418,7 +451,9 @@ def clear_refs(mm: Mm, kind: int) -> int:
 
 
 def _clear_area(vma: Vma, kind: int) -> None:
-    """fs/proc/task_mmu.c: clear_refs_pte_range."""
+    """fs/proc/task_mmu.c: clear_refs_pte_range.  Areas of hugetlb are passed over."""
+    if vma.vm_flags & VM_HUGETLB:
+        return
     mm = vma.vm_mm
     addr = vma.vm_start
     while addr < vma.vm_end:

@@ -27,6 +27,7 @@ class Kernel:
         "devices",
         "events",
         "free_page",
+        "hugetlb",
         "inodes",
         "jiffies",
         "lock_order",
@@ -71,6 +72,7 @@ class Kernel:
         self.devices: dict[str, Any] = {}
         self.swap: Any = None  # linux/mm/swapfile.py
         self.transparent_hugepage: Any = None  # linux/mm/huge_memory.py
+        self.hugetlb: Any = None  # linux/include/hugetlb.py
         self.numa_balancing: Any = None  # linux/kernel/fair.py; None: off
         # time in milliseconds, which passes only where somebody says so
         self.jiffies = 1

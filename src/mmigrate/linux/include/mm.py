@@ -50,6 +50,8 @@ MAP_LOCKED: Final = 0x2000
 MAP_NORESERVE: Final = 0x4000
 MAP_POPULATE: Final = 0x8000
 MAP_HUGETLB: Final = 0x40000
+MAP_HUGE_SHIFT: Final = 26  # log2 of the size stands above it; 0: the default size
+MAP_HUGE_MASK: Final = 0x3F
 
 MREMAP_MAYMOVE: Final = 1
 MREMAP_FIXED: Final = 2

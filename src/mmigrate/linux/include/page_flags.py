@@ -33,6 +33,8 @@ PG_unevictable: Final = 1 << 20
 PG_mlocked: Final = 1 << 21
 PG_hwpoison: Final = 1 << 22
 PG_compound_lock: Final = 1 << 23
+# Of the head of a page of hugetlb: in C it is the destructor of the compound page that tells.
+PG_hugetlb: Final = 1 << 24
 
 PAGE_FLAGS_PRIVATE: Final = PG_private | PG_private_2
 
@@ -77,6 +79,7 @@ PAGE_FLAG_NAMES: Final[dict[int, str]] = {
     PG_mlocked: "mlocked",
     PG_hwpoison: "hwpoison",
     PG_compound_lock: "compound_lock",
+    PG_hugetlb: "hugetlb",
 }
 
 PAGE_BUDDY_MAPCOUNT_VALUE: Final = -128

@@ -71,6 +71,10 @@ MUNLOCK_COUNTS: Final = "70feee0e1ef3"
 KEEP_SOFT_DIRTY: Final = "c3d16e16522f"
 FLUSH_BEFORE_UNLOCK: Final = "eb66ae030829"
 ONE_LOOK_AT_PMD: Final = "8b272b3cbbb5"
+FOLLOW_HUGE_PMD_LOCKED: Final = "e66f17ff7177"
+HUGE_FAULT_TRIES_LOCK: Final = "0f792cf949a0"
+HUGE_PROTECT_KNOWS_ENTRIES: Final = "a8bda28d87c3"
+HUGE_UNMAP_KNOWS_ENTRIES: Final = "9fbc1f635fd0"
 
 SWITCHES: Final[dict[str, Switch]] = {
     KILL_VMA_MIGRATE: Switch("vm_area_operations: kill ->migrate()", "v3.19"),
@@ -153,6 +157,16 @@ SWITCHES: Final[dict[str, Switch]] = {
         "mm: migration: do not lose soft dirty bit if page is in migration state", "v3.12"
     ),
     FLUSH_BEFORE_UNLOCK: Switch("mremap: properly flush TLB before releasing the page", "v4.19"),
+    FOLLOW_HUGE_PMD_LOCKED: Switch("mm/hugetlb: take page table lock in follow_huge_pmd()", "v4.0"),
+    HUGE_FAULT_TRIES_LOCK: Switch(
+        "mm/hugetlb: fix getting refcount 0 page in hugetlb_fault()", "v4.0"
+    ),
+    HUGE_PROTECT_KNOWS_ENTRIES: Switch(
+        "mm/hugetlb: add migration/hwpoisoned entry check in hugetlb_change_protection", "v4.0"
+    ),
+    HUGE_UNMAP_KNOWS_ENTRIES: Switch(
+        "mm/hugetlb: add migration entry check in __unmap_hugepage_range", "v4.0"
+    ),
     ONE_LOOK_AT_PMD: Switch(
         "mm, numa: fix bad pmd by atomically check for pmd_trans_huge when marking page tables "
         "prot_numa",

@@ -15,6 +15,7 @@ from mmigrate.linux.include.page_flags import (
     PAGE_BALLOON_MAPCOUNT_VALUE,
     PAGE_BUDDY_MAPCOUNT_VALUE,
     PG_compound_lock,
+    PG_hugetlb,
     PG_slab,
     PG_tail,
 )
@@ -122,9 +123,9 @@ def compound_head(page: Page) -> Page:
 
 
 def compound_tail_refcounted(head: Page) -> bool:
-    """Whether pins on tails are kept apart: transparent huge pages, which may be split
-    (include/linux/mm.h: __compound_tail_refcounted)."""
-    return not head.flags & PG_slab
+    """Whether pins on tails are kept apart: transparent huge pages, which may be split; not those
+    of hugetlb  (include/linux/mm.h: __compound_tail_refcounted)."""
+    return not head.flags & (PG_slab | PG_hugetlb)
 
 
 def compound_lock(head: Page) -> None:

@@ -136,8 +136,8 @@ def find_pmds(mm: Mm, addr: int) -> PageTable | None:
     table = mm.pgd.entries[(addr >> 39) & 511]
     if table is None:
         return None
-    found: PageTable | None = table.entries[(addr >> 30) & 511]
-    return found
+    found = table.entries[(addr >> 30) & 511]
+    return found if type(found) is PageTable else None  # an integer: a page of 1 GiB
 
 
 def pmd_get(pmds: PageTable, addr: int) -> Any:

@@ -18,11 +18,14 @@ from mmigrate.linux.include.pgtable import (
     _PAGE_ACCESSED,
     _PAGE_DIRTY,
     _PAGE_PRESENT,
+    _PAGE_PSE,
     _PAGE_RW,
     _PAGE_USER,
     PAGE_SHIFT,
+    PAGE_SIZE,
     PMD_SHIFT,
     PTE_PFN_MASK,
+    PUD_SIZE,
     huge_part,
 )
 from mmigrate.linux.include.sched import Cpu, Task
@@ -82,8 +85,8 @@ def _translate(cpu: Cpu, mm: Mm, addr: int, write: bool) -> int | None:
             return huge_part(pmd, addr)
     table = mm.pgd.entries[(addr >> 39) & 511]
     table = table and table.entries[(addr >> 30) & 511]
-    if table is None:
-        return None
+    if type(table) is not PageTable:
+        return None if table is None else _translate_gigantic(mm, addr, table, write)
     index = (addr >> PMD_SHIFT) & 511
     if sched.hook is not None:
         sched.hook.announce(table, index, WRITE if type(table.entries[index]) is int else READ)
@@ -117,6 +120,20 @@ def _translate_huge(cpu: Cpu, table: PageTable, index: int, addr: int, write: bo
     table.entries[index] = pmd
     cpu.huge_tlb[addr >> PMD_SHIFT] = pmd
     return huge_part(pmd, addr)
+
+
+def _translate_gigantic(mm: Mm, addr: int, pud: int, write: bool) -> int | None:
+    """Differs: a translation of a page of 1 GiB is not kept; such pages never move."""
+    puds: PageTable = mm.pgd.entries[(addr >> 39) & 511]
+    index = (addr >> 30) & 511
+    if sched.hook is not None:
+        sched.hook.announce(puds, index, WRITE)
+    wanted = _PAGE_PRESENT | _PAGE_USER | (_PAGE_RW if write else 0)
+    if pud & wanted != wanted:
+        return None
+    pud |= _PAGE_ACCESSED | (_PAGE_DIRTY if write else 0)
+    puds.entries[index] = pud
+    return (pud & ~_PAGE_PSE) + (addr & (PUD_SIZE - PAGE_SIZE))
 
 
 @hot

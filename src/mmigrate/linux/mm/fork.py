@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from mmigrate.linux.include.kernel import Kernel
-from mmigrate.linux.include.mm import VM_DONTCOPY, VM_LOCKED, VM_NOHUGEPAGE, VM_NONLINEAR, VM_SHARED
+from mmigrate.linux.include.mm import (
+    VM_DONTCOPY,
+    VM_HUGETLB,
+    VM_LOCKED,
+    VM_NOHUGEPAGE,
+    VM_NONLINEAR,
+    VM_SHARED,
+)
 from mmigrate.linux.include.mm_types import Mm, PageTable, Vma
 from mmigrate.linux.include.sched import Task
 from mmigrate.linux.include.vmstat import MM_ANONPAGES, MM_FILEPAGES
@@ -12,7 +19,7 @@ from mmigrate.linux.kernel.bug import BUG_ON
 from mmigrate.linux.kernel.rwsem import RwSemaphore, down_write, down_write_nested, up_write
 from mmigrate.linux.kernel.spinlock import SpinLock
 from mmigrate.linux.kernel.tlb import flush_tlb_mm, switch_mm
-from mmigrate.linux.mm import khugepaged, memory, mempolicy, mmap, rmap, swapfile
+from mmigrate.linux.mm import hugetlb, khugepaged, memory, mempolicy, mmap, rmap, swapfile
 
 START_BRK = 0x602000  # behind a small program that is linked to fixed addresses
 
@@ -91,6 +98,8 @@ def _dup_vma(mm: Mm, oldmm: Mm, mpnt: Vma) -> int:
     retval = mempolicy.vma_dup_policy(mpnt, tmp)
     if retval:
         return retval
+    if tmp.vm_flags & VM_HUGETLB:
+        hugetlb.reset_vma_resv_huge_pages(tmp)
     retval = rmap.anon_vma_fork(tmp, mpnt)
     if retval:
         mempolicy.mpol_put(tmp.vm_policy)

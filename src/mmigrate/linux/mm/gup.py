@@ -20,6 +20,7 @@ from mmigrate.linux.include.mm import (
     VM_FAULT_OOM,
     VM_FAULT_RETRY,
     VM_FAULT_WRITE,
+    VM_HUGETLB,
     VM_IO,
     VM_LOCKED,
     VM_MAYREAD,
@@ -70,6 +71,7 @@ from mmigrate.linux.kernel.tlb import switch_mm
 from mmigrate.linux.mm import (
     huge_memory,
     huge_split,
+    hugetlb,
     memory,
     migrate,
     mlock,
@@ -85,6 +87,8 @@ def follow_page(vma: Vma, addr: int, flags: int) -> Page | int | None:
     """The page that is mapped at @addr now: None if none is, -EFAULT if it is no ordinary
     page. With FOLL_GET a reference is taken; FOLL_MIGRATION waits for a migration
     (mm/gup.c: follow_page_mask)."""
+    if vma.vm_flags & VM_HUGETLB:
+        return hugetlb.follow_huge_page(vma, addr, flags)
     pmds = find_pmds(vma.vm_mm, addr)
     if pmds is None:
         return _no_page_table(vma, flags)
@@ -192,6 +196,16 @@ def _get_user_pages(mm: Mm, start: int, nr_pages: int, flags: int) -> list[Page]
         vma = mmap.find_extend_vma(mm, addr)
         if vma is None or not _may_access(vma, flags):
             return pages or -EFAULT
+        if vma.vm_flags & VM_HUGETLB:
+            found = hugetlb.follow_hugetlb_page(vma, addr, flags)
+            if isinstance(found, int):
+                return pages or (-ENOMEM if found & VM_FAULT_OOM else -EFAULT)
+            if flags & FOLL_GET:
+                pages.append(found)
+                addr += PAGE_SIZE
+            else:
+                addr = hugetlb.populate_step(vma, addr)
+            continue
         foll = flags
         while True:
             sched.cond_resched()

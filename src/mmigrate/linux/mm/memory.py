@@ -29,6 +29,7 @@ from mmigrate.linux.include.mm import (
     VM_FAULT_SIGBUS,
     VM_FAULT_WRITE,
     VM_GROWSDOWN,
+    VM_HUGETLB,
     VM_LOCKED,
     VM_READ,
     VM_SHARED,
@@ -102,6 +103,7 @@ from mmigrate.linux.kernel.spinlock import spin_lock, spin_unlock
 from mmigrate.linux.mm import (
     filemap,
     huge_memory,
+    hugetlb,
     mempolicy,
     migrate,
     migrate_misplaced,
@@ -152,7 +154,7 @@ def page_fault(task: Task, addr: int, write: bool) -> str:
             flags = flags & ~FAULT_FLAG_ALLOW_RETRY | FAULT_FLAG_TRIED
             continue
         up_read(mm.mmap_sem)
-        if not fault:
+        if not fault and not vma.vm_flags & VM_HUGETLB:
             wait_while_splitting(mm, addr)
         if fault & VM_FAULT_ERROR:
             if fault & VM_FAULT_OOM:
@@ -194,6 +196,8 @@ def handle_mm_fault(mm: Mm, vma: Vma, addr: int, flags: int) -> int:
     """Make @addr accessible; VM_FAULT_* bits.  mmap_sem is held for read
     (mm/memory.c: handle_mm_fault)."""
     mm.kernel.vm_events[PGFAULT] += 1
+    if vma.vm_flags & VM_HUGETLB:
+        return hugetlb.hugetlb_fault(mm, vma, addr, flags)
     pmds = pmd_alloc(mm, addr)
     pmd = pmd_get(pmds, addr)
     if type(pmd) is not PageTable:

@@ -4,13 +4,13 @@ Interface: `migrate_pages` moves a list; `migrate_page`, `buffer_migrate_page` a
 fallback are the methods of mappings; migration entries stand in page tables meanwhile.
 In every step both pages' names are the kernel's: `page` is the old one, `newpage` the new.
 
-Differs: no hugetlb pages, balloon pages and memory cgroups yet.
+Differs: no memory cgroups yet.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from errno import EAGAIN, EBUSY, EINVAL, EIO, ENOMEM
+from errno import EAGAIN, EBUSY, EINVAL, EIO, ENOMEM, ENOSYS
 from typing import Any, Final
 
 from mmigrate.api import Reason
@@ -36,7 +36,7 @@ from mmigrate.linux.include.mm import (
     VM_WRITE,
 )
 from mmigrate.linux.include.mm_types import AddressSpace, Mm, Page, PageTable, Vma
-from mmigrate.linux.include.page_flags import PG_head, PG_locked, PG_writeback
+from mmigrate.linux.include.page_flags import PG_head, PG_hugetlb, PG_locked, PG_writeback
 from mmigrate.linux.include.pgtable import (
     _PAGE_ACCESSED,
     _PAGE_FILE,
@@ -129,6 +129,8 @@ from mmigrate.linux.mm import (
     filemap,
     huge_memory,
     huge_split,
+    hugetlb_pool,
+    hugetlb_rmap,
     mlock,
     page_writeback,
     rmap,
@@ -163,6 +165,9 @@ def migrate_prep_local() -> int:
 def putback_movable_pages(pages: ListHead) -> None:
     """Give back what was isolated and not moved  (mm/migrate.c: putback_movable_pages)."""
     for page in pages:
+        if page.flags & PG_hugetlb:
+            hugetlb_pool.putback_active_hugepage(page)
+            continue
         list_del(page)
         page.zone.vm_stat[NR_ISOLATED_ANON + page_is_file_cache(page)] -= 1
         if not page.zone.kernel.has(BALLOON_REDESIGN):
@@ -236,6 +241,8 @@ def _fault_until_unfrozen(pt: PageTable, address: int, pte: int, page: Page) -> 
 def remove_migration_pte(new: Page, vma: Vma, address: int, old: Page) -> int:
     """Turn an entry that names @old into a pte that maps @new
     (mm/migrate.c: remove_migration_pte)."""
+    if new.flags & PG_hugetlb:
+        return hugetlb_rmap.remove_migration_pte(new, vma, address, old)
     mm = vma.vm_mm
     # No look before the lock: mremap may be moving the entry, without any rmap lock.
     pt = rmap.mm_find_pmd(mm, address)
@@ -368,6 +375,25 @@ def migrate_page_move_mapping(
         if not PageSwapCache(page) and PageSwapBacked(page):
             page.zone.vm_stat[NR_SHMEM] -= 1
             newpage.zone.vm_stat[NR_SHMEM] += 1
+    return MIGRATEPAGE_SUCCESS
+
+
+def migrate_huge_page_move_mapping(mapping: AddressSpace, newpage: Page, page: Page) -> int:
+    """Let @newpage take the place of a page of hugetlb in its file; 0 or -EAGAIN.  Known defect of
+    v3.19: nr_file_pages of the zones stays as it was  (mm/migrate.c:
+    migrate_huge_page_move_mapping)."""
+    tree = mapping.page_tree
+    with spin_lock(mapping.tree_lock):
+        expected_count = 2 + page_has_private(page)
+        if page_count(page) != expected_count or radix_tree_lookup(tree, page.index) is not page:
+            return _refuse(page, Reason.PINNED)
+        if not page_freeze_refs(page, expected_count):
+            return _refuse(page, Reason.PINNED)
+        if page.zone.kernel.has(UNTOUCHED_DESTINATION):
+            _become(newpage, page)
+        get_page(newpage)
+        radix_tree_store(tree, page.index, newpage)
+        page_unfreeze_refs(page, expected_count - 1)
     return MIGRATEPAGE_SUCCESS
 
 
@@ -662,6 +688,64 @@ def unmap_and_move(
     return rc
 
 
+def unmap_and_move_huge_page(
+    get_new_page: NewPage,
+    put_new_page: FreePage | None,
+    private: Any,
+    hpage: Page,
+    force: bool,
+    mode: MigrateMode,
+) -> int:
+    """The same for a page of hugetlb, which moves as a whole.  -ENOSYS: pages of this size cannot,
+    and no destination was asked for  (mm/migrate.c: unmap_and_move_huge_page)."""
+    kernel = hpage.zone.kernel
+    # Who comes by the frame number has not looked at page tables, so the size is asked here.
+    if not hugetlb_pool.migration_supported(kernel, hugetlb_pool.page_hstate(hpage)):
+        hugetlb_pool.putback_active_hugepage(hpage)
+        return _refuse(hpage, Reason.HUGETLB_UNSUPPORTED, -ENOSYS)
+    result: list[Any] = [None]
+    new_hpage = get_new_page(hpage, private, result)
+    if new_hpage is None:
+        return _refuse(hpage, Reason.NO_MEMORY, -ENOMEM)
+    rc = -EAGAIN
+    if trylock_page(hpage):
+        rc = _move_huge_page_locked(hpage, new_hpage, mode)
+    elif force and mode == MIGRATE_SYNC:
+        lock_page(hpage)
+        rc = _move_huge_page_locked(hpage, new_hpage, mode)
+    else:
+        _refuse(hpage, Reason.LOCKED)
+    if rc != -EAGAIN:
+        hugetlb_pool.putback_active_hugepage(hpage)
+    if rc != MIGRATEPAGE_SUCCESS and put_new_page is not None:
+        put_new_page(new_hpage, private)
+    else:
+        swap.put_page(new_hpage)
+    if result[0] is not None:
+        result[0].status = rc if rc else new_hpage.zone.nid
+    return rc
+
+
+def _move_huge_page_locked(hpage: Page, new_hpage: Page, mode: MigrateMode) -> int:
+    """Nobody asks here for writeback, or whether the page has been freed."""
+    rc = -EAGAIN
+    anon_vma = rmap.page_get_anon_vma(hpage) if PageAnon(hpage) else None
+    page_was_mapped = False
+    if page_mapped(hpage):
+        rmap.try_to_unmap(hpage, _UNMAP_FLAGS)
+        page_was_mapped = True
+    if not page_mapped(hpage):
+        rc = move_to_new_page(new_hpage, hpage, page_was_mapped, mode)
+    else:
+        _refuse(hpage, Reason.STILL_MAPPED)
+    if rc and page_was_mapped:
+        remove_migration_ptes(hpage, hpage)
+    if anon_vma is not None:
+        rmap.put_anon_vma(hpage.zone.kernel, anon_vma)
+    unlock_page(hpage)
+    return rc
+
+
 # --- a list of pages ---
 
 
@@ -691,7 +775,8 @@ def migrate_pages(
     while pass_ < PASSES and retry and rc != -ENOMEM:
         retry = 0
         for page in from_:
-            rc = unmap_and_move(get_new_page, put_new_page, private, page, pass_ > 2, mode)
+            move = unmap_and_move_huge_page if page.flags & PG_hugetlb else unmap_and_move
+            rc = move(get_new_page, put_new_page, private, page, pass_ > 2, mode)
             if rc == MIGRATEPAGE_SUCCESS:
                 nr_succeeded += 1
             elif rc == -EAGAIN:

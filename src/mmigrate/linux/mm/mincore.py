@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from errno import EINVAL, ENOMEM
 
+from mmigrate.linux.include.mm import VM_HUGETLB
 from mmigrate.linux.include.mm_types import Page, PageTable, Vma
 from mmigrate.linux.include.pgtable import (
     PAGE_MASK,
@@ -17,6 +18,7 @@ from mmigrate.linux.include.pgtable import (
     pte_to_swp_entry,
 )
 from mmigrate.linux.include.sched import Task
+from mmigrate.linux.kernel.huge_pte import huge_pte_offset, huge_ptep_get
 from mmigrate.linux.kernel.page_flags import PageUptodate
 from mmigrate.linux.kernel.pgtable import find_pmds, pmd_get, ptep_get
 from mmigrate.linux.kernel.rwsem import down_read
@@ -49,7 +51,11 @@ def sys_mincore(task: Task, start: int, length: int) -> bytes | int:
 
 
 def _mincore_pte(vma: Vma, addr: int) -> int:
-    """mm/mincore.c: mincore_pte_range.  A migration entry counts as resident."""
+    """mm/mincore.c: mincore_pte_range, mincore_hugetlb_page_range.  A migration entry counts as
+    resident."""
+    if vma.vm_flags & VM_HUGETLB:
+        table = huge_pte_offset(vma.vm_mm, addr)
+        return int(table is not None and huge_ptep_get(table, addr) != 0)
     pmds = find_pmds(vma.vm_mm, addr)
     pt = None if pmds is None else pmd_get(pmds, addr)
     if pmd_trans_huge(pt):

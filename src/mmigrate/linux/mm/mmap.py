@@ -14,9 +14,12 @@ from collections.abc import Sequence
 from errno import EACCES, EAGAIN, EINVAL, ENODEV, ENOMEM, EOVERFLOW, EPERM
 from typing import Final
 
+from mmigrate.linux.include.hugetlb import Hstate, hstate_file, hstate_of
 from mmigrate.linux.include.mm import (
     MAP_FIXED,
     MAP_GROWSDOWN,
+    MAP_HUGE_MASK,
+    MAP_HUGE_SHIFT,
     MAP_HUGETLB,
     MAP_LOCKED,
     MAP_NORESERVE,
@@ -38,11 +41,12 @@ from mmigrate.linux.include.mm import (
     VM_SPECIAL,
     VM_WRITE,
 )
-from mmigrate.linux.include.mm_types import File, Mm, Vma
+from mmigrate.linux.include.mm_types import File, Inode, Mm, Vma
 from mmigrate.linux.include.pgtable import (
     PAGE_MASK,
     PAGE_SHIFT,
     PAGE_SIZE,
+    PMD_SHIFT,
     TASK_SIZE,
 )
 from mmigrate.linux.include.sched import Task, capable
@@ -142,6 +146,9 @@ def get_unmapped_area(file: File | None, addr: int, length: int, pgoff: int, fla
     (mm/mmap.c: get_unmapped_area)."""
     if length > TASK_SIZE:
         return -ENOMEM
+    h = hstate_file(file)
+    if h is not None:
+        return hugetlb_get_unmapped_area(h, addr, length, flags)
     addr = _arch_get_unmapped_area_topdown(addr, length, flags)
     if is_error(addr):
         return addr
@@ -177,6 +184,27 @@ def _arch_get_unmapped_area_topdown(addr: int, length: int, flags: int) -> int:
     return floor if floor + length <= TASK_SIZE else -ENOMEM
 
 
+def hugetlb_get_unmapped_area(h: Hstate, addr: int, length: int, flags: int) -> int:
+    """The same for huge pages: addresses are multiples of their size
+    (arch/x86/mm/hugetlbpage.c: hugetlb_get_unmapped_area)."""
+    if length & ~h.mask:
+        return -EINVAL
+    if flags & MAP_FIXED:
+        return -EINVAL if addr & ~h.mask else addr
+    mm = sched.task.mm
+    assert mm is not None
+    if addr:
+        addr = (addr + h.size - 1) & h.mask
+        if TASK_SIZE - length >= addr and find_vma_intersection(mm, addr, addr + length) is None:
+            return addr
+    ceiling = mm.mmap_base & h.mask
+    for vma in reversed(mm.mmap):
+        if ceiling - vma.vm_end >= length:
+            break
+        ceiling = min(ceiling, vma.vm_start & h.mask)
+    return ceiling - length if ceiling - length >= h.size else -ENOMEM
+
+
 # --- limits ---
 
 
@@ -207,8 +235,16 @@ def do_mmap(
     """The system call mmap; the address, or -errno  (mm/mmap.c: sys_mmap_pgoff)."""
     mm = task.mm
     assert mm is not None
-    if flags & MAP_HUGETLB:
-        return -EINVAL
+    h = hstate_file(file)
+    if h is not None:
+        length = (length + h.size - 1) & h.mask
+    elif flags & MAP_HUGETLB:
+        h = hstate_of(task.kernel, 1 << (flags >> MAP_HUGE_SHIFT & MAP_HUGE_MASK or PMD_SHIFT))
+        if file is not None or h is None:
+            return -EINVAL
+        length = (length + h.size - 1) & h.mask
+        inode: Inode = task.kernel.hugetlb.file_setup(task.kernel, length, h)
+        file = File(inode, VM_READ | VM_WRITE)
     with down_write(mm.mmap_sem):
         addr, populate = do_mmap_pgoff(task, file, addr, length, prot, flags, pgoff)
     if populate:
@@ -290,7 +326,7 @@ def mmap_region(file: File | None, addr: int, length: int, vm_flags: int, pgoff:
         return -ENOMEM
     if find_vma_intersection(mm, addr, end) is not None and do_munmap(mm, addr, length):
         return -ENOMEM
-    if vm_flags & (VM_NORESERVE | VM_SHARED | VM_WRITE) == VM_WRITE:
+    if vm_flags & (VM_NORESERVE | VM_SHARED | VM_WRITE) == VM_WRITE and hstate_file(file) is None:
         vm_flags |= VM_ACCOUNT
 
     vma = vma_merge(mm, area_below(mm, addr), addr, end, vm_flags, None, file, pgoff, None)

@@ -13,6 +13,7 @@ from mmigrate.linux.include.mempolicy import MAX_NUMNODES, MPOL_MF_MOVE, MPOL_MF
 from mmigrate.linux.include.migrate_mode import MIGRATE_SYNC, MR_SYSCALL
 from mmigrate.linux.include.mm import FOLL_GET, FOLL_SPLIT
 from mmigrate.linux.include.mm_types import Mm, Page, PageTable
+from mmigrate.linux.include.page_flags import PG_hugetlb, PG_tail
 from mmigrate.linux.include.pgtable import is_migration_entry, pte_to_swp_entry
 from mmigrate.linux.include.sched import Task, capable
 from mmigrate.linux.include.switches import REWORK_DO_PAGES_MOVE, ZERO_PAGE_IS_FAULT
@@ -26,6 +27,7 @@ from mmigrate.linux.lib.list import ListHead, list_add_tail, list_empty
 from mmigrate.linux.mm import (
     fork,
     gup,
+    hugetlb_pool,
     mempolicy,
     migrate,
     mmap,
@@ -198,6 +200,10 @@ def _queue(mm: Mm, pm: PageToNode, migrate_all: bool, pagelist: ListHead) -> int
         elif not migrate_all and page_mapcount(page) > 1:
             pm.reason = Reason.SHARED
             status = -EACCES
+        elif page.flags & (PG_hugetlb | PG_tail):
+            status = -EACCES  # what an isolation that failed leaves
+            if page.flags & PG_hugetlb:
+                hugetlb_pool.isolate_huge_page(page, pagelist)
         elif vmscan.isolate_lru_page(page):
             pm.reason = Reason.NOT_ON_LRU
             status = -EBUSY
@@ -217,6 +223,9 @@ def new_page_node(
     if pm is None:
         return None
     result[0] = pm
+    if page.flags & PG_hugetlb:
+        h = hugetlb_pool.page_hstate(page)
+        return hugetlb_pool.alloc_huge_page_node(page.zone.kernel, h, pm.node)
     return page_alloc.alloc_pages_exact_node(
         page.zone.kernel, pm.node, GFP_HIGHUSER_MOVABLE | __GFP_THISNODE, 0
     )

@@ -24,6 +24,7 @@ from mmigrate.linux.include.mm import (
     VM_WRITE,
 )
 from mmigrate.linux.include.mm_types import Mm, Page, Vma
+from mmigrate.linux.include.page_flags import PG_hugetlb, PG_tail
 from mmigrate.linux.include.switches import (
     COUNT_NOT_ATTEMPTED,
     FOLIO_WALK,
@@ -37,7 +38,17 @@ from mmigrate.linux.kernel.page_flags import PageReserved, page_is_file_cache
 from mmigrate.linux.kernel.page_ref import page_mapcount
 from mmigrate.linux.kernel.rwsem import down_read
 from mmigrate.linux.lib.list import ListHead, list_add_tail, list_empty
-from mmigrate.linux.mm import gup, mempolicy, migrate, mmap, move_pages, page_alloc, swap, vmscan
+from mmigrate.linux.mm import (
+    gup,
+    hugetlb_pool,
+    mempolicy,
+    migrate,
+    mmap,
+    move_pages,
+    page_alloc,
+    swap,
+    vmscan,
+)
 
 _ACCESS: Final = VM_READ | VM_WRITE | VM_EXEC
 _QUEUED: Final = 1
@@ -176,6 +187,11 @@ class _Run:
             return 0
         if page_mapcount(page) > 1 and not migrate_all:
             return self._because(number, Reason.SHARED, -EACCES)
+        if page.flags & (PG_hugetlb | PG_tail):
+            if page.flags & PG_tail or not hugetlb_pool.isolate_huge_page(page, self.pagelist):
+                return -EACCES
+            self.pages.append((number, page))
+            return _QUEUED
         if vmscan.isolate_lru_page(page):
             return self._because(number, Reason.NOT_ON_LRU, -EBUSY)
         list_add_tail(page, self.pagelist)
@@ -216,6 +232,9 @@ class _Run:
 
 def _on_node(page: Page, node: int, _result: list[Any]) -> Page | None:
     """A page on @node and on no other  (mm/migrate.c: alloc_migration_target)."""
+    if page.flags & PG_hugetlb:
+        h = hugetlb_pool.page_hstate(page)
+        return hugetlb_pool.alloc_huge_page_node(page.zone.kernel, h, node)
     return page_alloc.alloc_pages_exact_node(
         page.zone.kernel, node, GFP_HIGHUSER_MOVABLE | __GFP_THISNODE, 0
     )

@@ -67,7 +67,15 @@ from mmigrate.linux.kernel.rwsem import down_write
 from mmigrate.linux.kernel.sched import cond_resched
 from mmigrate.linux.kernel.spinlock import spin_lock
 from mmigrate.linux.kernel.tlb import flush_tlb_range
-from mmigrate.linux.mm import huge_memory, huge_split, memory, mmap, mmu_notifier, page_tables
+from mmigrate.linux.mm import (
+    huge_memory,
+    huge_split,
+    hugetlb,
+    memory,
+    mmap,
+    mmu_notifier,
+    page_tables,
+)
 
 PROT_SEM: Final = 0x8
 PROT_GROWSDOWN: Final = 0x01000000
@@ -141,6 +149,8 @@ def change_protection(
     Between the change of a pte and the flush another CPU may still write through its TLB:
     `tlb_flush_pending` tells those who would not flush a pte without access rights.
     """
+    if vma.vm_flags & VM_HUGETLB:
+        return hugetlb.hugetlb_change_protection(vma, start, end, newprot)
     mm = vma.vm_mm
     pages = 0
     WRITE_ONCE(mm, "tlb_flush_pending", True)

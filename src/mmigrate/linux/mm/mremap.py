@@ -16,6 +16,7 @@ from mmigrate.linux.include.mm import (
     MREMAP_MAYMOVE,
     VM_ACCOUNT,
     VM_DONTEXPAND,
+    VM_HUGETLB,
     VM_LOCKED,
     VM_MAYSHARE,
     VM_PFNMAP,
@@ -237,6 +238,8 @@ def vma_to_resize(task: Task, addr: int, old_len: int, new_len: int) -> tuple[in
     vma = mmap.find_vma(mm, addr)
     if vma is None or vma.vm_start > addr:
         return -EFAULT, None
+    if vma.vm_flags & VM_HUGETLB:
+        return -EINVAL, None
     if old_len > vma.vm_end - addr:
         return -EFAULT, None
     grow = (new_len - old_len) >> PAGE_SHIFT

@@ -732,6 +732,40 @@ def free_block(page: Page, order: int) -> None:
         zone.vm_stat[NR_FREE_PAGES] += 1 << order
 
 
+def alloc_gigantic_page(kernel: Kernel, nid: int, order: int) -> Page | None:
+    """An aligned compound page that is larger than any block of the buddy allocator
+    (mm/hugetlb.c: alloc_bootmem_huge_page).
+
+    Differs: of memory that nobody has used yet, where the kernel moves things away.
+    """
+    size = 1 << order
+    for zone in kernel.nodes[nid].node_zones:
+        for place, (start, end) in enumerate(zone.untouched):
+            first = (start + size - 1) & -size
+            if first + size > end:
+                continue
+            rest = [(start, first), (first + size, end)]
+            zone.untouched[place : place + 1] = [(low, high) for low, high in rest if low < high]
+            zone.vm_stat[NR_FREE_PAGES] -= size
+            page = _page(zone, first)
+            _prep_block(zone, page, order, __GFP_COMP)
+            return page
+    return None
+
+
+def free_gigantic_page(page: Page, order: int) -> None:
+    """The end of one: it goes to the buddy allocator in pieces  (mm/hugetlb.c:
+    free_gigantic_page)."""
+    zone = page.zone
+    if not free_pages_prepare(page, order):
+        return
+    largest = MAX_ORDER - 1
+    with spin_lock(zone.lock):
+        for pfn in range(page.pfn, page.pfn + (1 << order), 1 << largest):
+            __free_one_page(zone, pfn, largest, get_pageblock_migratetype(zone, pfn))
+        zone.vm_stat[NR_FREE_PAGES] += 1 << order
+
+
 def split_page(page: Page, order: int) -> None:
     """Make single pages of an allocated block that is not compound
     (mm/page_alloc.c: split_page)."""

@@ -72,6 +72,7 @@ from mmigrate.linux.kernel.tlb import flush_tlb_range
 from mmigrate.linux.mm import (
     huge_memory,
     huge_split,
+    hugetlb,
     migrate,
     mmap,
     mmu_notifier,
@@ -115,6 +116,15 @@ def pte_alloc_map(mm: Mm, vma: Vma | None, addr: int) -> PageTable:
     pmds = pmd_alloc(mm, addr)
     __pte_alloc(mm, vma, pmds, addr)
     return pte_lockptr_of(pmd_get(pmds, addr), addr)
+
+
+def pud_alloc(mm: Mm, addr: int) -> PageTable:
+    """The table of puds for @addr, made if it is missing  (mm/memory.c: __pud_alloc)."""
+    with spin_lock(mm.page_table_lock):
+        puds: PageTable | None = mm.pgd.entries[(addr >> 39) & 511]
+        if puds is None:
+            puds = mm.pgd.entries[(addr >> 39) & 511] = new_table(mm, 3)
+    return puds
 
 
 def pmd_alloc(mm: Mm, addr: int) -> PageTable:
@@ -174,7 +184,7 @@ def free_pgd_range(mm: Mm, addr: int, end: int, floor: int, ceiling: int) -> Non
             addr = ((addr >> 39) + 1) << 39
             continue
         table = table.entries[(addr >> 30) & 511]
-        if table is None:
+        if type(table) is not PageTable:
             addr = ((addr >> 30) + 1) << 30
             continue
         pmd = table.entries[(addr >> 21) & 511]
@@ -289,6 +299,10 @@ def _unmap_single_vma(
 ) -> None:
     if details is not None and details.check_mapping is None and details.nonlinear_vma is None:
         details = None  # nothing to check: entries that are not present go too
+    if vma.vm_flags & VM_HUGETLB:
+        if start != end:
+            hugetlb.__unmap_hugepage_range_final(gather, vma, start, end)
+        return
     addr = start
     while addr < end:
         stop = min(end, (addr & PMD_MASK) + PMD_SIZE)
@@ -425,6 +439,8 @@ def copy_page_range(dst_mm: Mm, src_mm: Mm, vma: Vma) -> int:
     special = vma.vm_flags & (VM_HUGETLB | VM_NONLINEAR | VM_PFNMAP | VM_MIXEDMAP)
     if not special and vma.anon_vma is None:
         return 0
+    if vma.vm_flags & VM_HUGETLB:
+        return hugetlb.copy_hugetlb_page_range(dst_mm, src_mm, vma)
     is_cow = is_cow_mapping(vma.vm_flags)
     if is_cow:
         mmu_notifier.mmu_notifier_invalidate_range_start(src_mm, vma.vm_start, vma.vm_end)

@@ -16,8 +16,17 @@ from mmigrate.linux.include.mempolicy import (
     MPOL_MF_STRICT,
 )
 from mmigrate.linux.include.migrate_mode import MIGRATE_SYNC, MR_SYSCALL
+from mmigrate.linux.include.mm import VM_HUGETLB
 from mmigrate.linux.include.mm_types import Mm, Page, Vma
-from mmigrate.linux.include.pgtable import PMD_MASK, PMD_SIZE, TASK_SIZE, pte_present
+from mmigrate.linux.include.page_flags import PG_hugetlb
+from mmigrate.linux.include.pgtable import (
+    PMD_MASK,
+    PMD_SIZE,
+    TASK_SIZE,
+    pmd_trans_huge,
+    pte_pfn,
+    pte_present,
+)
 from mmigrate.linux.include.switches import (
     KILL_VMA_MIGRATE,
     MBIND_FINDS_HOLES,
@@ -25,6 +34,8 @@ from mmigrate.linux.include.switches import (
 )
 from mmigrate.linux.include.vmstat import NR_ISOLATED_ANON
 from mmigrate.linux.kernel import sched
+from mmigrate.linux.kernel.bug import BUG_ON
+from mmigrate.linux.kernel.huge_pte import huge_ptep_get
 from mmigrate.linux.kernel.page_flags import PageReserved, page_is_file_cache
 from mmigrate.linux.kernel.page_ref import page_mapcount
 from mmigrate.linux.kernel.pgtable import find_leaf, find_pmds, pmd_get, ptep_get
@@ -32,7 +43,16 @@ from mmigrate.linux.kernel.rwsem import down_read
 from mmigrate.linux.kernel.spinlock import spin_lock
 from mmigrate.linux.lib.list import ListHead, list_add_tail, list_empty
 from mmigrate.linux.lib.nodemask import node_remap, nodes, weight
-from mmigrate.linux.mm import huge_split, memory, mempolicy, migrate, page_alloc, rmap, vmscan
+from mmigrate.linux.mm import (
+    huge_split,
+    hugetlb_pool,
+    memory,
+    mempolicy,
+    migrate,
+    page_alloc,
+    rmap,
+    vmscan,
+)
 from mmigrate.linux.mm import vma as areas
 
 
@@ -108,6 +128,9 @@ def _check_holes(first: Vma, start: int, end: int, flags: int) -> int:
 
 def _queue_vma(vma: Vma, start: int, end: int, mask: int, flags: int, pagelist: ListHead) -> int:
     """mm/mempolicy.c: queue_pages_pte_range, for all tables of an area."""
+    if vma.vm_flags & VM_HUGETLB:
+        _queue_hugetlb(vma, start, end, mask, flags, pagelist)
+        return 0
     inverted = bool(flags & MPOL_MF_INVERT)
     move = flags & (MPOL_MF_MOVE | MPOL_MF_MOVE_ALL)
     while start < end:
@@ -137,8 +160,36 @@ def _queue_vma(vma: Vma, start: int, end: int, mask: int, flags: int, pagelist: 
     return 0
 
 
+def _queue_hugetlb(
+    vma: Vma, start: int, end: int, mask: int, flags: int, pagelist: ListHead
+) -> None:
+    """Isolate pages of 2 MiB; those of 1 GiB are passed over, and MPOL_MF_STRICT alone is not
+    heard  (mm/mempolicy.c: queue_pages_hugetlb_pmd_range)."""
+    mm = vma.vm_mm
+    inverted = bool(flags & MPOL_MF_INVERT)
+    start &= PMD_MASK
+    for addr in range(start, end, PMD_SIZE):
+        pmds = find_pmds(mm, addr)
+        if pmds is None or not pmd_trans_huge(pmd_get(pmds, addr)):
+            continue
+        with spin_lock(pmds.ptl):
+            entry = huge_ptep_get(pmds, addr)
+            if not pte_present(entry):
+                continue
+            page = mm.kernel.page_of(pte_pfn(entry))
+            if bool(mask >> page.zone.nid & 1) == inverted:
+                continue
+            if flags & MPOL_MF_MOVE_ALL or (flags & MPOL_MF_MOVE and page_mapcount(page) == 1):
+                hugetlb_pool.isolate_huge_page(page, pagelist)
+            elif flags & MPOL_MF_MOVE:
+                mm.kernel.reasons[page.pfn] = Reason.SHARED
+
+
 def new_node_page(page: Page, node: int, _result: list[Any]) -> Page | None:
     """On @node if possible, else near it  (mm/mempolicy.c: new_node_page)."""
+    if page.flags & PG_hugetlb:
+        h = hugetlb_pool.page_hstate(page)
+        return hugetlb_pool.alloc_huge_page_node(page.zone.kernel, h, node)
     kernel = page.zone.kernel
     gfp = GFP_HIGHUSER_MOVABLE
     if kernel.has(MIGRATE_TO_THAT_NODE_ONLY):
@@ -221,6 +272,9 @@ def new_page(page: Page, start: int, _result: list[Any]) -> Page | None:
     while vma is not None:
         address = rmap.page_address_in_vma(page, vma)
         if address is not None:
+            if page.flags & PG_hugetlb:
+                return hugetlb_pool.alloc_huge_page_noerr(vma, address, True)
             return mempolicy.alloc_page_vma(GFP_HIGHUSER_MOVABLE, vma, address)
         vma = areas.vma_next(vma)
+    BUG_ON(bool(page.flags & PG_hugetlb), "no area has this page of hugetlb", page)
     return mempolicy.alloc_page_vma(GFP_HIGHUSER_MOVABLE, None, 0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from mmigrate.linux.include.hugetlb import hstate_vma
 from mmigrate.linux.include.mm import (
     SWAP_AGAIN,
     SWAP_FAIL,
@@ -20,13 +21,14 @@ from mmigrate.linux.include.mm import (
     TTU_MIGRATION,
     TTU_MUNLOCK,
     VM_GROWSDOWN,
+    VM_HUGETLB,
     VM_LOCKED,
     VM_SEQ_READ,
     VM_SHARED,
     VM_STACK_INCOMPLETE_SETUP,
 )
 from mmigrate.linux.include.mm_types import AddressSpace, Mm, Page, PageTable, Vma
-from mmigrate.linux.include.page_flags import PG_head, PG_locked
+from mmigrate.linux.include.page_flags import PG_head, PG_hugetlb, PG_locked
 from mmigrate.linux.include.pgtable import (
     _PAGE_DIRTY,
     _PAGE_RW,
@@ -104,10 +106,13 @@ from mmigrate.linux.kernel.straight import hot, small
 from mmigrate.linux.mm import (
     huge_memory,
     huge_split,
+    hugetlb_pool,
+    hugetlb_rmap,
     memory,
     migrate,
     mlock,
     mmu_notifier,
+    page_alloc,
     page_writeback,
     swap,
     swapfile,
@@ -145,10 +150,16 @@ def page_index(page: Page) -> int:
 
 def page_to_pgoff(page: Page) -> int:
     """The page's offset in its file or anonymous area, in pages."""
+    if page.flags & PG_hugetlb:
+        return int(page.index) << page_alloc.compound_order(page)
     return int(page.index)
 
 
 def linear_page_index(vma: Vma, address: int) -> int:
+    """The index that a page at @address of @vma has, which for hugetlb counts huge pages
+    (include/linux/pagemap.h: linear_page_index)."""
+    if vma.vm_flags & VM_HUGETLB:
+        return hugetlb_pool.vma_hugecache_offset(hstate_vma(vma), vma, address)
     return ((address - vma.vm_start) >> PAGE_SHIFT) + vma.vm_pgoff
 
 
@@ -298,7 +309,7 @@ def page_remove_rmap(page: Page) -> None:
     """One pte less maps the page; the last one ends its mlock
     (mm/rmap.c: page_remove_rmap)."""
     anon = PageAnon(page)
-    if not dec_mapcount(page):
+    if not dec_mapcount(page) or page.flags & PG_hugetlb:
         return
     if anon:
         _count_anon_page(page, -1)
@@ -343,7 +354,7 @@ def _rmap_walk_anon(page: Page, rwc: RmapWalkControl, arg: Any) -> int:
             return SWAP_AGAIN
         down_read(anon_vma.root.rwsem)
     ret = SWAP_AGAIN
-    pgoff: int = page.index
+    pgoff: int = page_to_pgoff(page) if page.flags & PG_hugetlb else page.index
     rmap_one, done, invalid_vma = rwc.rmap_one, rwc.done, rwc.invalid_vma
     for chain in anon_vma.rb_root.overlapping(pgoff, pgoff):
         vma = chain.vma
@@ -398,7 +409,8 @@ def try_to_unmap(page: Page, flags: int) -> int:
     (mm/rmap.c: try_to_unmap)."""
     if not page.flags & PG_locked:
         BUG("try_to_unmap of an unlocked page", page)
-    VM_BUG_ON_PAGE(bool(page.flags & PG_head), page, "try_to_unmap of a huge page")
+    if page.flags & PG_head and not page.flags & PG_hugetlb:
+        BUG("try_to_unmap of a huge page", page)
     # exec moves such a stack while ptes and addresses disagree; an entry left in it
     # could not be found again.
     skips_stacks = (
@@ -423,6 +435,8 @@ def try_to_munlock(page: Page) -> int:
 def try_to_unmap_one(page: Page, vma: Vma, address: int, flags: int) -> int:
     """Replace the pte of @page in @vma by what will bring it back
     (mm/rmap.c: try_to_unmap_one)."""
+    if page.flags & PG_hugetlb:
+        return hugetlb_rmap.try_to_unmap_one(page, vma, address, flags)
     mm = vma.vm_mm
     pt = page_check_address(page, mm, address, False)
     if pt is None:

@@ -22,6 +22,7 @@ from mmigrate.linux.include.mmzone import Zone
 from mmigrate.linux.include.page_flags import (
     PG_active,
     PG_head,
+    PG_hugetlb,
     PG_lru,
     PG_tail,
     PG_unevictable,
@@ -72,7 +73,7 @@ from mmigrate.linux.kernel.spinlock import spin_lock, spin_unlock
 from mmigrate.linux.kernel.straight import hot, small
 from mmigrate.linux.kernel.workqueue import run_on_cpus
 from mmigrate.linux.lib.list import ListHead, list_add, list_add_tail, list_move_tail
-from mmigrate.linux.mm import page_alloc
+from mmigrate.linux.mm import hugetlb_pool, page_alloc
 
 LRU_ADD: Final = "lru_add"
 LRU_ROTATE: Final = "lru_rotate"
@@ -111,7 +112,9 @@ def free_page(page: Page) -> None:
         zone = page.zone
         with spin_lock(zone.lru_lock):
             _take_dead_page_off(page, zone)
-    if page.flags & _COMPOUND:
+    if page.flags & PG_hugetlb:
+        hugetlb_pool.free_huge_page(page)
+    elif page.flags & _COMPOUND:
         page_alloc.free_block(page, page_alloc.compound_order(page))
     else:
         page_alloc.free_hot_cold_page(page)

@@ -13,12 +13,14 @@ Rules:
 from __future__ import annotations
 
 from bisect import bisect_right
-from errno import ENOMEM
+from errno import EINVAL, ENOMEM
 from typing import Final
 
+from mmigrate.linux.include.hugetlb import hstate_vma
 from mmigrate.linux.include.mempolicy import Mempolicy
 from mmigrate.linux.include.mm import (
     VM_EXEC,
+    VM_HUGETLB,
     VM_NONLINEAR,
     VM_PFNMAP,
     VM_READ,
@@ -489,6 +491,8 @@ def vma_merge(
 def __split_vma(mm: Mm, vma: Vma, addr: int, new_below: bool) -> int:
     """Cut @vma at @addr; the new area is the lower or the upper half
     (mm/mmap.c: __split_vma)."""
+    if vma.vm_flags & VM_HUGETLB and addr & ~hstate_vma(vma).mask:
+        return -EINVAL
     new = copy_vm_area_struct(mm, vma)
     pages = (addr - vma.vm_start) >> PAGE_SHIFT
     if new_below:

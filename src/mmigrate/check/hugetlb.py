@@ -1,0 +1,106 @@
+"""The pools of hugetlb and their promises equal a recount."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from mmigrate.check.view import View
+from mmigrate.errors import Violation
+from mmigrate.linux.include.hugetlb import HPAGE_RESV_OWNER, Hstate, hstate_vma
+from mmigrate.linux.include.mm import VM_HUGETLB, VM_MAYSHARE
+from mmigrate.linux.include.mm_types import Page
+from mmigrate.linux.include.page_flags import PG_hugetlb, PG_private
+from mmigrate.linux.mm import hugetlb_pool
+from mmigrate.linux.mm.page_alloc import compound_order
+
+
+def pools(view: View) -> Iterator[Violation]:
+    """Numbers of pages, in all and free, by node; free ones have no user, and are on the list of
+    their node; only pages in use are on the active list."""
+    heads: dict[int, list[Page]] = {}
+    for page in view.pages():
+        if page.flags & PG_hugetlb:
+            heads.setdefault(compound_order(page), []).append(page)
+    for h in view.kernel.hugetlb.hstates:
+        here = heads.get(h.order, [])
+        yield from _counts(h, here)
+        free = [page for pool in h.hugepage_freelists for page in pool]
+        for nid, pool in enumerate(h.hugepage_freelists):
+            for page in pool:
+                if page._count or page.mapping is not None or page.zone.nid != nid:
+                    yield _wrong(
+                        page,
+                        f"on the free list of node {nid} with _count {page._count}, "
+                        f"{page.mapping!r}, on node {page.zone.nid}",
+                    )
+        listed = {page.pfn for page in free}
+        for page in here:
+            if not page._count and page.pfn not in listed:
+                yield _wrong(page, "without users, and on no free list")
+            if page._count and page.flags & PG_private:
+                yield _wrong(page, "in use, and would give a promise back when it is freed")
+        for page in h.hugepage_activelist:
+            if not page._count or not page.flags & PG_hugetlb:
+                yield _wrong(page, f"on the active list with _count {page._count}")
+
+
+def _counts(h: Hstate, heads: list[Page]) -> Iterator[Violation]:
+    nodes = Counter(page.zone.nid for page in heads)
+    for nid, pool in enumerate(h.hugepage_freelists):
+        for name, counted, found in (
+            ("nr_huge_pages", h.nr_huge_pages_node[nid], nodes[nid]),
+            ("free_huge_pages", h.free_huge_pages_node[nid], sum(1 for _ in pool)),
+        ):
+            if counted != found:
+                yield Violation(
+                    "hugetlb pools", f"{h!r}, node {nid}", f"{name} {counted}, found {found}"
+                )
+    for name, total, parts in (
+        ("nr_huge_pages", h.nr_huge_pages, h.nr_huge_pages_node),
+        ("free_huge_pages", h.free_huge_pages, h.free_huge_pages_node),
+        ("surplus_huge_pages", h.surplus_huge_pages, h.surplus_huge_pages_node),
+    ):
+        if total != sum(parts):
+            yield Violation("hugetlb pools", repr(h), f"{name} {total}, by node {sum(parts)}")
+
+
+def _wrong(page: Page, what: str) -> Violation:
+    return Violation("hugetlb pools", repr(page), what)
+
+
+def reservations(view: View) -> Iterator[Violation]:
+    """What is promised is what files and private areas have reserved and not taken, and the pool
+    has it."""
+    promised: Counter[Hstate] = Counter()
+    for inode in view.kernel.inodes:
+        h = inode.fs.hstate
+        if h is not None:
+            reserved = sum(end - start for start, end in inode.fs.resv_map.regions)
+            promised[h] += reserved - inode.i_mapping.nrpages
+    for mm in view.kernel.mms:
+        for vma in mm.mmap:
+            if not vma.vm_flags & VM_HUGETLB or vma.vm_flags & VM_MAYSHARE:
+                continue
+            found = hugetlb_pool.vma_reservation(vma)
+            if found is not None and found.map is not None and found.flags & HPAGE_RESV_OWNER:
+                h = hstate_vma(vma)
+                first = hugetlb_pool.vma_hugecache_offset(h, vma, vma.vm_start)
+                last = hugetlb_pool.vma_hugecache_offset(h, vma, vma.vm_end)
+                used = sum(
+                    max(0, min(last, end) - max(first, start)) for start, end in found.map.regions
+                )
+                promised[h] += last - first - used
+    for h in view.kernel.hugetlb.hstates:
+        if h.resv_huge_pages != promised[h]:
+            yield Violation(
+                "hugetlb reservations",
+                repr(h),
+                f"resv_huge_pages {h.resv_huge_pages}, found {promised[h]}",
+            )
+        if h.resv_huge_pages > h.free_huge_pages:
+            yield Violation(
+                "hugetlb reservations",
+                repr(h),
+                f"{h.resv_huge_pages} pages promised, {h.free_huge_pages} free",
+            )
