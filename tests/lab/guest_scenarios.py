@@ -137,6 +137,8 @@ def a_page_is_soft_offlined(machine):
     app.madvise(heap, MADV_SOFT_OFFLINE)
     assert app.pagemap(heap) != before
     assert app.read(heap.start, 4) == b"kept"
+    machine.soft_offline(app.pagemap(heap)[0] & (1 << 55) - 1)
+    assert app.read(heap.start, 4) == b"kept"
 
 
 def a_balloon_is_filled_from_outside(machine):
@@ -156,6 +158,10 @@ def charges(machine):
     app.touch(heap)
     assert group.limit == MiB(16)
     assert MiB(4) <= group.usage < MiB(6)
+    assert group.failcnt == 0
+    assert sum(group.stat.values()) > 0
+    app.exit()
+    group.remove()
 
 
 def balancing(machine):

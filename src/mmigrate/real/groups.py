@@ -63,8 +63,53 @@ class Cgroup:
         else:
             (self.folder / "memory.max").write_text("max" if size is None else str(size))
 
+    @property
+    def memsw_usage(self) -> int:
+        """Bytes charged, with what is in swap."""
+        if self.version == 1:
+            return self._number("memory.memsw.usage_in_bytes")
+        return self.usage + self._number("memory.swap.current")
+
+    @property
+    def move_charge(self) -> bool:
+        """Whether what a process has comes along when it joins (version 1)."""
+        return bool(self._number("memory.move_charge_at_immigrate"))
+
+    @move_charge.setter
+    def move_charge(self, value: bool) -> None:
+        path = self.folder / "memory.move_charge_at_immigrate"
+        if not path.exists():
+            raise Missing("this kernel does not move charges with a process")
+        path.write_text("3" if value else "0")
+
+    @property
+    def failcnt(self) -> int:
+        """How often the limit was met."""
+        if self.version == 1:
+            return self._number("memory.failcnt")
+        return self._table("memory.events").get("max", 0)
+
+    @property
+    def stat(self) -> dict[str, int]:
+        """memory.stat."""
+        return self._table("memory.stat")
+
+    def remove(self) -> None:
+        """Remove it; OSError EBUSY if it has processes or children."""
+        self.folder.rmdir()
+
     def attach(self, pid: int) -> None:
         (self.folder / "cgroup.procs").write_text(str(pid))
+
+    def _number(self, name: str) -> int:
+        path = self.folder / name
+        if not path.exists():
+            raise Missing(f"the cgroups of this kernel have no {name}")
+        return int(path.read_text())
+
+    def _table(self, name: str) -> dict[str, int]:
+        lines = (self.folder / name).read_text().splitlines()
+        return {key: int(value) for key, value in (line.split() for line in lines)}
 
 
 class Groups:

@@ -48,6 +48,7 @@ _INSIDE: Final = ("kernel", "page_of", "shadow", "log")
 _NOT_TO_BE_HAD: Final = {
     "kswapd": "kswapd acts when it is needed",
     "alloc_contig": "no system call takes given frames out of use",
+    "cma": "areas for contiguous memory are set aside at boot",
     "device": "there is no device that shares page tables",
 }
 
@@ -354,9 +355,17 @@ class RealMachine:
         """Compact the memory of a node, or of all."""
         self.settings.compact(node)
 
-    def hugepages(self, count: int, node: int | None = None, size: int = MiB(2)) -> int:
-        """Set how many huge pages a pool has; how many it has now."""
-        return self.settings.hugepages(count, node, size)
+    def hugepages(
+        self,
+        count: int | None = None,
+        *,
+        node: int | None = None,
+        size: int = MiB(2),
+        overcommit: int | None = None,
+    ) -> int:
+        """Set how many huge pages a pool has (None: leave it); how many it has now.
+        @overcommit: how many more may come and go."""
+        return self.settings.hugepages(count, node, size, overcommit)
 
     def khugepaged_scan(self) -> int:
         """Let khugepaged look at everything that is advised; how many huge pages it made."""
@@ -379,6 +388,14 @@ class RealMachine:
         else:
             self.settings.offline_node(what)
 
+    def online(self, what: int | range) -> None:
+        """Take a node, or a range of frames, into use again."""
+        self.settings.online(what)
+
+    def soft_offline(self, pfn: int) -> None:
+        """Take a frame out of use whose memory is suspect; OSError if its page does not move."""
+        self.settings.soft_offline(pfn)
+
     @property
     def balloon(self) -> Balloon:
         """The virtio balloon."""
@@ -392,6 +409,12 @@ class RealMachine:
     def nodes(self) -> list[dict[str, int]]:
         """/sys/devices/system/node/node*/meminfo, in kB."""
         return [node_tables.meminfo(nid) for nid in range(len(self.wanted_nodes))]
+
+    @property
+    def meminfo(self) -> dict[str, int]:
+        """/proc/meminfo, in kB, and numbers of huge pages."""
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return {name: int(rest.split()[0]) for name, _, rest in (x.partition(":") for x in lines)}
 
     @property
     def numastat(self) -> list[dict[str, int]]:

@@ -81,7 +81,7 @@ class RealProcess(Obedient):
         shared: bool = False,
         populate: bool = False,
         locked: bool = False,
-        hugetlb: int | None = None,
+        hugetlb: int = 0,
     ) -> Mapping:
         """Map memory: private and anonymous unless told otherwise.
 
@@ -97,7 +97,9 @@ class RealProcess(Obedient):
         flags |= (abi.MAP_POPULATE if populate else 0) | (abi.MAP_LOCKED if locked else 0)
         flags |= abi.MAP_FIXED if at is not None else 0
         unit = PAGE_SIZE
-        if hugetlb is not None:
+        if hugetlb:
+            if hugetlb & (hugetlb - 1) or hugetlb < PAGE_SIZE:
+                raise ScenarioError(f"hugetlb={hugetlb} is not the size of a huge page")
             flags |= abi.MAP_HUGETLB | (hugetlb.bit_length() - 1) << abi.MAP_HUGE_SHIFT
             unit = hugetlb
         number = -1 if file is None else self._open(file)

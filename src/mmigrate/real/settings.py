@@ -133,13 +133,19 @@ class Settings:
 
     # --- huge pages, compaction, caches ---
 
-    def hugepages(self, count: int, node: int | None, size: int) -> int:
+    def hugepages(
+        self, count: int | None, node: int | None, size: int, overcommit: int | None = None
+    ) -> int:
         """Set the number of huge pages of a pool; how many there are now."""
-        name = f"hugepages-{size >> 10}kB"
+        name, what = f"hugepages-{size >> 10}kB", f"pool of huge pages of {size >> 10} kB"
+        if overcommit is not None:
+            pool = Path("/sys/kernel/mm/hugepages") / name
+            self.set(pool / "nr_overcommit_hugepages", str(overcommit), what)
         where = Path("/sys/kernel/mm") if node is None else _NODES / f"node{node}"
         path = where / "hugepages" / name / "nr_hugepages"
-        self.set(path, str(count), f"pool of huge pages of {size >> 10} kB")
-        return int(path.read_text())
+        if count is not None:
+            self.set(path, str(count), what)
+        return int(self.read(path, what))
 
     def leave_free(self, node: int, size: int) -> None:
         """Fill a node until @size bytes can be had of it, with huge pages that nobody uses."""
@@ -165,17 +171,33 @@ class Settings:
     # --- memory that goes offline ---
 
     def offline_node(self, node: int) -> None:
-        """Take all memory blocks of a node offline; OSError if one cannot go."""
+        """Take all memory blocks of a node offline, the movable ones first; OSError if one cannot
+        go."""
         self._need_guest("memory is taken offline")
-        for block in sorted(_NODES.glob(f"node{node}/memory[0-9]*")):
-            self._offline(block.resolve())
+        for block in sorted(_blocks_of(node), key=_order_of_going):
+            self._offline(block)
 
     def offline_range(self, first: int, last: int) -> None:
         """Take the memory blocks of frames @first to @last offline; OSError if one cannot go."""
         self._need_guest("memory is taken offline")
-        pages = int((_MEMORY / "block_size_bytes").read_text(), 16) // 4096
-        for number in range(first // pages, last // pages + 1):
-            self._offline(_MEMORY / f"memory{number}")
+        for block in _blocks_with(first, last):
+            self._offline(block)
+
+    def online(self, what: int | range) -> None:
+        """Take the memory blocks of a node, or of a range of frames, into use again; OSError
+        EINVAL if one is in use."""
+        self._need_guest("memory is taken offline")
+        node = isinstance(what, int)
+        blocks = _blocks_of(what) if isinstance(what, int) else _blocks_with(what[0], what[-1])
+        for block in blocks:
+            if not node or (block / "state").read_text().strip() == "offline":
+                (block / "state").write_text("online")
+                self._undo.forget("write", str(block / "state"), "online")
+
+    def soft_offline(self, frame: int) -> None:
+        """Take a frame out of use; OSError if its page does not move."""
+        self.soft_offline_allowed()
+        (_MEMORY / "soft_offline_page").write_text(f"{frame * 4096:#x}")
 
     def _offline(self, block: Path) -> None:
         state = block / "state"
@@ -195,3 +217,20 @@ class Settings:
         self._need_guest("a page is taken out of use")
         with suppress(Missing):
             self.set(Path("/proc/sys/vm/memory_failure_recovery"), "1", "memory failure")
+
+
+def _blocks_of(node: int) -> list[Path]:
+    """The memory blocks of a node, by address."""
+    found = [path.resolve() for path in _NODES.glob(f"node{node}/memory[0-9]*")]
+    return sorted(found, key=lambda block: int(block.name.removeprefix("memory")))
+
+
+def _blocks_with(first: int, last: int) -> list[Path]:
+    """The memory blocks that have frames @first to @last."""
+    pages = int((_MEMORY / "block_size_bytes").read_text(), 16) // 4096
+    return [_MEMORY / f"memory{number}" for number in range(first // pages, last // pages + 1)]
+
+
+def _order_of_going(block: Path) -> tuple[bool, int]:
+    zones = (block / "valid_zones").read_text()
+    return "Movable" not in zones, int(block.name.removeprefix("memory"))
