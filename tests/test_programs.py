@@ -63,6 +63,7 @@ class Programs(RuleBasedStateMachine):
             self.machine.shmem("shm", PAGES * 4096),
         ]
         self.started = []
+        self.cgroups = []
 
     @initialize(target=processes)
     def begin(self):
@@ -91,6 +92,28 @@ class Programs(RuleBasedStateMachine):
     def set_mempolicy(self, process, mode, chosen):
         with suppress(OSError):
             process.set_mempolicy(mode, chosen if mode not in ("default", "local") else ())
+
+    @rule(process=processes, number=st.integers(0, 2), move=st.booleans(), later=st.booleans())
+    def join(self, process, number, move, later):
+        while len(self.cgroups) <= number:
+            self.cgroups.append(
+                self.machine.cgroup("group", limit=(None, 12 * 4096, MiB(3))[len(self.cgroups)])
+            )
+        cgroup = self.cgroups[number]
+        if not self.started:
+            cgroup.move_charge = move
+        if later and not process.exited:
+            self.started.append(self.machine.start(process.join, cgroup))
+        else:
+            with suppress(OSError):
+                process.join(cgroup)
+
+    @rule(nid=node, later=st.booleans())
+    def kswapd(self, nid, later):
+        if later:
+            self.started.append(self.machine.start(self.machine.kswapd, nid))
+        else:
+            self.machine.kswapd(nid)
 
     # --- areas ---
 

@@ -7,7 +7,13 @@ from mmigrate.check import ORACLES
 from mmigrate.check.view import View
 from mmigrate.linux.include.mm import MADV_HUGEPAGE, VM_WRITE
 from mmigrate.linux.include.mm_types import PageTable
-from mmigrate.linux.include.page_flags import PG_dirty, PG_lru, PG_mlocked
+from mmigrate.linux.include.page_flags import (
+    PG_active,
+    PG_dirty,
+    PG_lru,
+    PG_mlocked,
+    PG_swapbacked,
+)
 from mmigrate.linux.include.pgtable import (
     SWP_MIGRATION_READ,
     pte_mkwrite,
@@ -23,9 +29,12 @@ from mmigrate.linux.include.vmstat import (
     NR_ISOLATED_ANON,
 )
 from mmigrate.linux.kernel import sched
+from mmigrate.linux.kernel.page_flags import page_lru
 from mmigrate.linux.kernel.page_ref import get_page
 from mmigrate.linux.kernel.pgtable import find_leaf, find_pmds
 from mmigrate.linux.kernel.spinlock import spin_lock
+from mmigrate.linux.lib.list import ListHead, list_add, list_del
+from mmigrate.linux.mm import vmscan
 from mmigrate.linux.mm.huge_memory import huge_parts
 
 
@@ -207,6 +216,69 @@ def balloon(scene):
     host.given = given
 
 
+def direct_writepage(scene):
+    """Direct reclaim takes a dirty page of a file for anonymous memory."""
+    scene.app.write(scene.view.start, b"in a file")
+    page = scene.machine.page_of(scene.app, scene.view.start)
+    pages = ListHead()
+    with scene.app.running():
+        assert vmscan.isolate_lru_page(page) == 0
+        page.flags &= ~PG_active
+        list_add(page, pages)
+        writepage = page.mapping.a_ops.writepage
+
+        def written(page, wbc):
+            page.flags &= ~PG_swapbacked  # its other traces are for other oracles
+            return writepage(page, wbc)
+
+        page.flags |= PG_swapbacked
+        page.mapping.a_ops.writepage = written
+        control, stat = vmscan.ScanControl(), vmscan.ReclaimStat()
+        vmscan._shrink_page_list(
+            pages, page.zone, control, vmscan._FORCED, stat, vmscan.References.RECLAIM
+        )
+        for left in pages:
+            list_del(left)
+            vmscan.putback_lru_page(left)
+    scene.machine.finish_io()
+    scene.machine.drain_pagevecs()
+
+
+def group(scene):
+    """A group, and a page that it pays for."""
+    cgroup = scene.machine.cgroup("group")
+    scene.app.join(cgroup)
+    area = scene.app.mmap(pages=1)
+    scene.app.write(area.start, b"charged")
+    scene.machine.drain_pagevecs()
+    return cgroup.group, scene.machine.page_of(scene.app, area.start)
+
+
+def charges(scene):
+    """A page that was charged twice."""
+    group(scene)[0].memory.count += 1
+
+
+def owners(scene):
+    """A page that was freed while it was charged; nobody counts for the root."""
+    group(scene)
+    sections = scene.kernel.mem_map.values()
+    free = next(page for section in sections for page in section if page and not page._count)
+    free.mem_cgroup = scene.kernel.memcg.root
+
+
+def group_lists(scene):
+    """A page that changed owners while it was on the LRU."""
+    memcg, page = group(scene)
+    list_del(page)
+    list_add(page, page.zone.lruvec.lists[page_lru(page)])
+    memcg.lruvecs[page.zone].lru_size[page_lru(page)] -= 1
+
+
+def group_statistics(scene):
+    group(scene)[0].stat["mapped_file"] += 1
+
+
 SEEDED = {
     "warnings": warnings,
     "locks": locks,
@@ -232,6 +304,11 @@ SEEDED = {
     "devices": devices,
     "contents": contents,
     "balloon": balloon,
+    "direct writepage": direct_writepage,
+    "charges": charges,
+    "owners": owners,
+    "group lists": group_lists,
+    "group statistics": group_statistics,
 }
 
 

@@ -20,6 +20,7 @@ from mmigrate.check import (
     huge_pages,
     hugetlb,
     lists,
+    memory_groups,
     page_cache,
     ptes,
     quiet,
@@ -59,6 +60,11 @@ ORACLES: Final[dict[str, Oracle]] = {
     "devices": devices.devices,
     "contents": contents.contents,
     "balloon": balloon.balloon,
+    "direct writepage": quiet.direct_writepage,
+    "charges": memory_groups.charges,
+    "owners": memory_groups.owners,
+    "group lists": memory_groups.group_lists,
+    "group statistics": memory_groups.group_statistics,
 }
 
 

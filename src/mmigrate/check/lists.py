@@ -8,6 +8,7 @@ from mmigrate.check.frames import zones
 from mmigrate.check.view import View
 from mmigrate.errors import Violation
 from mmigrate.linux.include.mm_types import Page
+from mmigrate.linux.include.mmzone import Zone
 from mmigrate.linux.include.page_flags import (
     PG_active,
     PG_head,
@@ -21,6 +22,7 @@ from mmigrate.linux.include.vmstat import (
     NR_ISOLATED_ANON,
     NR_ISOLATED_FILE,
     NR_LRU_BASE,
+    NR_LRU_LISTS,
     ZONE_STAT_NAMES,
 )
 
@@ -29,9 +31,9 @@ def lru(view: View) -> Iterator[Violation]:
     """Each page with PG_lru is once on the list its flags say."""
     on_list: set[int] = set()
     for zone in zones(view):
-        for number, head in enumerate(zone.lruvec.lists):
+        for number in range(NR_LRU_LISTS):
             count = 0
-            for page in head:
+            for page in _pages_of(view, zone, number):
                 count += HPAGE_PMD_NR if page.flags & PG_head else 1
                 if page.pfn in on_list:
                     yield Violation("lru", repr(page), "on two lists, expected on one")
@@ -53,6 +55,15 @@ def lru(view: View) -> Iterator[Violation]:
     for page in view.pages():
         if page.flags & PG_lru and page.pfn not in on_list:
             yield Violation("lru", repr(page), "PG_lru, and on no list")
+
+
+def _pages_of(view: View, zone: Zone, number: int) -> Iterator[Page]:
+    """The pages of one list of a zone, of all memory cgroups."""
+    lruvecs = [zone.lruvec]
+    if view.kernel.memcg is not None:
+        lruvecs = [group.lruvecs[zone] for group in view.kernel.memcg.groups.values()]
+    for lruvec in lruvecs:
+        yield from lruvec.lists[number]
 
 
 def list_of(page: Page) -> int:

@@ -17,6 +17,14 @@ def warnings(view: View) -> Iterator[Violation]:
         yield Violation("warnings", "kernel log", text)
 
 
+def direct_writepage(view: View) -> Iterator[Violation]:
+    """Only kswapd writes pages of files: the stack of direct reclaim is deep already."""
+    for pfn in view.kernel.direct_writepage:
+        yield Violation(
+            "direct writepage", f"pfn {pfn}", "of a regular file, written by direct reclaim"
+        )
+
+
 def locks(view: View) -> Iterator[Violation]:
     """No task holds a lock or its CPU, and no page is locked."""
     for task in view.kernel.tasks:

@@ -50,5 +50,5 @@ ROW = Row(
     ),
     without={"stayed": [1, 0], "swap-backed": True, "written by direct reclaim": True},
     fixed={"stayed": [1, 0], "swap-backed": False, "written by direct reclaim": False},
-    violations=("vmstat", "warnings"),
+    violations=("direct writepage", "vmstat", "warnings"),
 )

@@ -19,8 +19,8 @@ from typing import Any
 from mmigrate.api import Mapping
 from mmigrate.errors import ScenarioError, Violation
 from mmigrate.linux.drivers import block, iommu, node
-from mmigrate.linux.fs import hugetlbfs
-from mmigrate.linux.fs.inode import new_inode
+from mmigrate.linux.fs import fuse, hugetlbfs
+from mmigrate.linux.fs.inode import inode_of, new_inode
 from mmigrate.linux.include.hugetlb import hstate_of
 from mmigrate.linux.include.mm_types import Inode, Page
 from mmigrate.linux.include.sched import Cred, Task
@@ -35,6 +35,7 @@ from mmigrate.linux.mm import (
     hugetlb_pool,
     khugepaged,
     page_writeback,
+    reclaim,
     shmem,
     swap,
     swapfile,
@@ -45,6 +46,7 @@ from mmigrate.linux.mm import (
 from mmigrate.linux.mm.cpuset_migration import cpuset_set_mems
 from mmigrate.machine.balloon import Balloon
 from mmigrate.machine.boot import boot
+from mmigrate.machine.cgroup import Cgroup
 from mmigrate.machine.device import Device
 from mmigrate.machine.process import Pin, Process, checked, mask_of
 from mmigrate.machine.shadow import Shadow
@@ -113,6 +115,7 @@ class Machine:
         self.pins: list[Pin] = []
         self.devices: list[Device] = []
         self._khugepaged: Task | None = None
+        self._kswapd: dict[int, Task] = {}
         self.files: dict[str, Inode] = {}
         self.shadow = Shadow()
         self.log: list[str] = []
@@ -309,6 +312,14 @@ class Machine:
         self.files[name] = inode
         return inode
 
+    def fuse_file(self, name: str, source: Inode) -> Inode:
+        """A file whose server, in user space, answers reads with the pages of another file: as
+        they are if nobody else uses them, copied otherwise."""
+        self._check_file(name, source.i_size)
+        inode = inode_of(self.kernel, name, fuse.filesystem(source), source.i_size)
+        self.files[name] = inode
+        return inode
+
     def _check_file(self, name: str, size: int) -> None:
         if name in self.files:
             raise ScenarioError(f"there is a file {name} already")
@@ -366,6 +377,33 @@ class Machine:
         created = new_cpuset(self.kernel, name, mask_of(nodes))
         created.memory_migrate = memory_migrate
         return created
+
+    def cgroup(self, name: str, limit: int | None = None, parent: Cgroup | None = None) -> Cgroup:
+        """A memory cgroup with a limit in bytes, below @parent.  Processes join with
+        `process.join(cgroup)`; memory that they use from then on is charged to it."""
+        return Cgroup(self, self.unique_name(name), limit, parent)
+
+    def kswapd(self, node: int) -> int:
+        """Let kswapd of a node reclaim until enough is free there; how many pages it freed.
+
+        Raises ScenarioError: there is no such node.
+        """
+        kernel = self.kernel
+        if not 0 <= node < len(kernel.nodes):
+            raise ScenarioError(f"there is no node {node}")
+        pgdat = kernel.nodes[node]
+        daemon = self._kswapd.get(node)
+        if daemon is None:
+            cpu = next((cpu for cpu in kernel.cpus if cpu.node == node), kernel.cpus[0])
+            daemon = kernel.scheduler.new_task(f"kswapd{node}", cpu, None)
+            self._kswapd[node] = daemon
+        if sched.task.greenlet is not None:
+            return reclaim.kswapd_run(pgdat)
+        previous = sched.run_as(daemon)
+        try:
+            return reclaim.kswapd_run(pgdat)
+        finally:
+            sched.run_as(previous)
 
     def set_mems(self, cpuset: Cpuset, nodes: Collection[int]) -> None:
         """Write to a cpuset's `mems`; who writes is the machine's first process."""

@@ -74,6 +74,7 @@ from mmigrate.linux.mm import (
     gup,
     huge_memory,
     madvise,
+    memcg_move,
     memory,
     mempolicy,
     mincore,
@@ -87,6 +88,7 @@ from mmigrate.linux.mm import (
 )
 from mmigrate.linux.mm.cpuset_migration import cpuset_attach
 from mmigrate.linux.mm.move_pages import sys_move_pages
+from mmigrate.machine.cgroup import Cgroup
 from mmigrate.machine.shadow import Key
 
 if TYPE_CHECKING:
@@ -555,10 +557,16 @@ class Process:
             self.mm.numa_next_scan = due
             return task_numa.task_numa_work(task)
 
-    def join(self, cpuset: Cpuset) -> None:
-        """Be moved into a cpuset, by oneself."""
+    def join(self, group: Cpuset | Cgroup) -> None:
+        """Be moved into a cpuset or a memory cgroup, by oneself.
+
+        Raises OSError ENOMEM: the charges that should come along do not fit into the cgroup.
+        """
         with self.running():
-            cpuset_attach(cpuset, self.task)
+            if isinstance(group, Cgroup):
+                checked(memcg_move.mem_cgroup_attach(self.mm, group.group))
+            else:
+                cpuset_attach(group, self.task)
 
     def pin(self, where: Where, *, length: int | None = None, write: bool = True) -> Pin:
         """References on the pages, as get_user_pages takes them for I/O; faults them in."""

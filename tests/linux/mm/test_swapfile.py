@@ -256,7 +256,8 @@ def test_an_area_without_memory_to_bring_it_back_stays(machine, app):
     with pytest.raises(OSError, match="Cannot allocate memory"):
         machine.swapoff(area)
     assert area.writeok
-    assert area in machine.kernel.swap.avail
+    # reclaim has filled it before the process was killed
+    assert (area in machine.kernel.swap.avail) is (area.highest_bit != 0)
     app.munmap(other)
     machine.swapoff(area)
 

@@ -42,6 +42,19 @@ GFP_TRANSHUGE: Final = (
     | __GFP_NOWARN
     | __GFP_NO_KSWAPD
 )
+# what tells how hard reclaim may work
+GFP_RECLAIM_MASK: Final = (
+    __GFP_WAIT
+    | __GFP_HIGH
+    | __GFP_IO
+    | __GFP_FS
+    | __GFP_NOWARN
+    | __GFP_REPEAT
+    | __GFP_NOFAIL
+    | __GFP_NORETRY
+    | __GFP_MEMALLOC
+    | __GFP_NOMEMALLOC
+)
 GFP_MOVABLE_MASK: Final = __GFP_RECLAIMABLE | __GFP_MOVABLE
 
 MIGRATE_UNMOVABLE: Final = 0

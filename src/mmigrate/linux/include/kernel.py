@@ -25,6 +25,7 @@ class Kernel:
         "cpus",
         "cpusets",
         "devices",
+        "direct_writepage",
         "events",
         "free_page",
         "hugetlb",
@@ -32,6 +33,7 @@ class Kernel:
         "jiffies",
         "lock_order",
         "mem_map",
+        "memcg",
         "mms",
         "node_distance",
         "node_states_memory",
@@ -70,6 +72,7 @@ class Kernel:
         self.anon_vmas: dict[int, AnonVma] = {}  # by number
         self.cpusets: Any = None  # linux/kernel/cpuset.py
         self.devices: dict[str, Any] = {}
+        self.memcg: Any = None  # linux/mm/memcontrol.py; None: no group was ever made
         self.swap: Any = None  # linux/mm/swapfile.py
         self.transparent_hugepage: Any = None  # linux/mm/huge_memory.py
         self.hugetlb: Any = None  # linux/include/hugetlb.py
@@ -83,6 +86,8 @@ class Kernel:
         # statistics and messages
         self.vm_events = [0] * NR_VM_EVENT_ITEMS
         self.warnings: list[str] = []
+        # frames of regular files that reclaim wrote, other than that of kswapd; for observers
+        self.direct_writepage: list[int] = []
         # why a page did not move, as the code that decided it said, by pfn
         self.reasons: dict[int, Reason] = {}
         # trace events (name, fields), only where somebody listens

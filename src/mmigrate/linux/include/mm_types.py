@@ -438,6 +438,7 @@ class Mm:
         "kernel",
         "locked_vm",
         "map_count",
+        "memcg",
         "mm_count",
         "mm_users",
         "mmap",
@@ -502,6 +503,8 @@ class Mm:
         self.on_swapoff_list = False
         self.mmu_notifiers: list[Any] = []
         self.context: Any = None
+        # the memory cgroup of the task that owns it; None: the root
+        self.memcg: Any = None
 
     def __repr__(self) -> str:
         return f"mm {self.name}"

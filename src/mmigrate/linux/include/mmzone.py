@@ -60,11 +60,15 @@ class PerCpuPages:
 class Lruvec:
     """The five LRU lists of a zone (and memory cgroup)."""
 
-    __slots__ = ("lists", "zone")
+    __slots__ = ("lists", "lru_size", "recent_rotated", "recent_scanned", "zone")
 
     def __init__(self, zone: Zone) -> None:
         self.zone = zone
         self.lists = [ListHead() for _ in range(NR_LRU_LISTS)]
+        self.lru_size = [0] * NR_LRU_LISTS  # of a memory cgroup's; the root's is what is left
+        # [anonymous, file]: how many were looked at lately, and how many of them were in use
+        self.recent_scanned = [0, 0]
+        self.recent_rotated = [0, 0]
 
 
 class Zone:

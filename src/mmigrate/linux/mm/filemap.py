@@ -23,6 +23,7 @@ from mmigrate.linux.include.mm import (
     VmFault,
 )
 from mmigrate.linux.include.mm_types import AddressSpace, Inode, Mm, Page, Vma, VmOperations
+from mmigrate.linux.include.page_flags import PG_hugetlb
 from mmigrate.linux.include.pgtable import PAGE_SHIFT, PAGE_SIZE
 from mmigrate.linux.include.vmstat import NR_FILE_PAGES, NR_SHMEM, PGMAJFAULT
 from mmigrate.linux.kernel import sched
@@ -48,7 +49,7 @@ from mmigrate.linux.kernel.pgtable import ptep_get
 from mmigrate.linux.kernel.rcu import radix_tree_delete, radix_tree_lookup, radix_tree_store
 from mmigrate.linux.kernel.rwsem import mutex_lock, up_read
 from mmigrate.linux.kernel.spinlock import spin_lock
-from mmigrate.linux.mm import memory, mempolicy, page_writeback, swap
+from mmigrate.linux.mm import memcontrol, memory, mempolicy, page_writeback, swap
 
 # --- lookup ---
 
@@ -144,10 +145,17 @@ def grab_cache_page_write_begin(mapping: AddressSpace, index: int) -> Page | Non
 # --- insertion, removal, replacement ---
 
 
-def add_to_page_cache_locked(page: Page, mapping: AddressSpace, offset: int, _gfp: int) -> int:
-    """Insert a locked page; 0 or -EEXIST  (mm/filemap.c: add_to_page_cache_locked)."""
+def add_to_page_cache_locked(page: Page, mapping: AddressSpace, offset: int, gfp: int) -> int:
+    """Insert a locked page; 0, -EEXIST or -ENOMEM
+    (mm/filemap.c: add_to_page_cache_locked)."""
     VM_BUG_ON_PAGE(not PageLocked(page), page, "added to the page cache unlocked")
     VM_BUG_ON_PAGE(PageSwapBacked(page), page, "added to a file, but swap-backed")
+    # hugetlb pages are nobody's
+    memcg: memcontrol.MemCgroup | int | None = None
+    if not page.flags & PG_hugetlb:
+        memcg = memcontrol.mem_cgroup_try_charge(page, sched.task.mm, gfp)
+    if isinstance(memcg, int):
+        return memcg
     get_page(page)
     WRITE_ONCE(page, "mapping", mapping)
     page.index = offset
@@ -157,8 +165,12 @@ def add_to_page_cache_locked(page: Page, mapping: AddressSpace, offset: int, _gf
             radix_tree_store(mapping.page_tree, offset, page)
             mapping.nrpages += 1
             page.zone.vm_stat[NR_FILE_PAGES] += 1
-            return 0
-        WRITE_ONCE(page, "mapping", None)  # and the index stays
+        else:
+            WRITE_ONCE(page, "mapping", None)  # and the index stays
+    if old is None:
+        memcontrol.mem_cgroup_commit_charge(page, memcg, False)
+        return 0
+    memcontrol.mem_cgroup_cancel_charge(page, memcg)
     swap.put_page(page)
     return -EEXIST
 
@@ -197,6 +209,7 @@ def delete_from_page_cache(page: Page) -> None:
     mapping: AddressSpace = page.mapping
     with spin_lock(mapping.tree_lock):
         __delete_from_page_cache(page, None)
+    memcontrol.page_left_cache(page)
     swap.put_page(page)
 
 
@@ -217,6 +230,7 @@ def replace_page_cache_page(old: Page, new: Page) -> int:
         new.zone.vm_stat[NR_FILE_PAGES] += 1
         if PageSwapBacked(new):
             new.zone.vm_stat[NR_SHMEM] += 1
+    memcontrol.mem_cgroup_migrate(old, new, True)
     swap.put_page(old)
     return 0
 

@@ -61,6 +61,7 @@ def dup_mm(task: Task, name: str) -> Mm:
     mm.mmap_base = oldmm.mmap_base
     mm.start_brk, mm.brk = oldmm.start_brk, oldmm.brk
     mm.start_stack = oldmm.start_stack
+    mm.memcg = oldmm.memcg
     error = dup_mmap(mm, oldmm)
     BUG_ON(error != 0, f"dup_mmap failed with {error}", mm)
     mm.hiwater_rss = mm.rss_stat[MM_FILEPAGES] + mm.rss_stat[MM_ANONPAGES]

@@ -20,6 +20,7 @@ from mmigrate.linux.include.gfp import (
     __GFP_WAIT,
     __GFP_ZERO,
     GFP_HIGHUSER_MOVABLE,
+    GFP_KERNEL,
     GFP_TRANSHUGE,
 )
 from mmigrate.linux.include.kernel import Kernel
@@ -114,6 +115,7 @@ from mmigrate.linux.kernel.tlb import flush_tlb_range
 from mmigrate.linux.mm import (
     huge_split,
     khugepaged,
+    memcontrol,
     memory,
     mempolicy,
     migrate_misplaced,
@@ -330,29 +332,38 @@ def do_huge_pmd_anonymous_page(mm: Mm, vma: Vma, address: int, pmds: PageTable, 
     if page is None:
         kernel.vm_events[THP_FAULT_FALLBACK] += 1
         return VM_FAULT_FALLBACK
-    _do_huge_pmd_anonymous_page(mm, vma, haddr, pmds, page)
+    if not _do_huge_pmd_anonymous_page(mm, vma, haddr, pmds, page):
+        swap.put_page(page)
+        kernel.vm_events[THP_FAULT_FALLBACK] += 1
+        return VM_FAULT_FALLBACK
     kernel.vm_events[THP_FAULT_ALLOC] += 1
     return 0
 
 
-def _do_huge_pmd_anonymous_page(mm: Mm, vma: Vma, haddr: int, pmds: PageTable, page: Page) -> None:
-    """mm/huge_memory.c: __do_huge_pmd_anonymous_page."""
+def _do_huge_pmd_anonymous_page(mm: Mm, vma: Vma, haddr: int, pmds: PageTable, page: Page) -> bool:
+    """False: the group may not have so much  (mm/huge_memory.c: __do_huge_pmd_anonymous_page)."""
     VM_BUG_ON_PAGE(not PageCompound(page), page, "not a huge page")
     pgtable = memory.new_table(mm, 1)
+    memcg = memcontrol.mem_cgroup_try_charge(page, mm, GFP_TRANSHUGE)
+    if isinstance(memcg, int):
+        return False
     SetPageUptodate(page)
     ptl = pmds.ptl
     spin_lock(ptl)
     if pmd_get(pmds, haddr) is not None:
         spin_unlock(ptl)
+        memcontrol.mem_cgroup_cancel_charge(page, memcg)
         swap.put_page(page)
-        return
+        return True
     entry = maybe_pmd_mkwrite(pte_mkdirty(mk_huge_pmd(page, vma.vm_page_prot)), vma)
     rmap.page_add_new_anon_rmap(page, vma, haddr)
+    memcontrol.mem_cgroup_commit_charge(page, memcg, False)
     swap.lru_cache_add_active_or_unevictable(page, vma)
     pgtable_trans_huge_deposit(pmds, pgtable)
     set_pmd_at(mm, haddr, pmds, entry)
     mm.rss_stat[MM_ANONPAGES] += HPAGE_PMD_NR
     spin_unlock(ptl)
+    return True
 
 
 def huge_pmd_set_accessed(
@@ -392,6 +403,16 @@ def do_huge_pmd_wp_page(mm: Mm, vma: Vma, address: int, pmds: PageTable, orig_pm
         ret = _wp_without_memory(mm, vma, address, pmds, orig_pmd, page, haddr)
         kernel.vm_events[THP_FAULT_FALLBACK] += 1
         return ret
+    memcg = memcontrol.mem_cgroup_try_charge(new_page, mm, GFP_TRANSHUGE)
+    if isinstance(memcg, int):
+        swap.put_page(new_page)
+        if page is None:
+            huge_split.split_huge_page_pmd(vma, address, pmds)
+        else:
+            huge_split.split_huge_page(page)
+            swap.put_page(page)
+        kernel.vm_events[THP_FAULT_FALLBACK] += 1
+        return VM_FAULT_FALLBACK
     kernel.vm_events[THP_FAULT_ALLOC] += 1
     if page is not None:
         copy_user_huge_page(new_page, page)
@@ -404,12 +425,14 @@ def do_huge_pmd_wp_page(mm: Mm, vma: Vma, address: int, pmds: PageTable, orig_pm
     ret = 0
     if pmd_get(pmds, haddr) != orig_pmd:
         spin_unlock(ptl)
+        memcontrol.mem_cgroup_cancel_charge(new_page, memcg)
         swap.put_page(new_page)
     else:
         entry = maybe_pmd_mkwrite(pte_mkdirty(mk_huge_pmd(new_page, vma.vm_page_prot)), vma)
         # Known window: empty until the new pmd is set, and no rmap lock is held.
         pmdp_clear_flush_notify(vma, haddr, pmds)
         rmap.page_add_new_anon_rmap(new_page, vma, haddr)
+        memcontrol.mem_cgroup_commit_charge(new_page, memcg, False)
         swap.lru_cache_add_active_or_unevictable(new_page, vma)
         set_pmd_at(mm, haddr, pmds, entry)
         if page is None:
@@ -452,15 +475,21 @@ def do_huge_pmd_wp_page_fallback(
     """Copy a huge page to base pages, at once for all of it
     (mm/huge_memory.c: do_huge_pmd_wp_page_fallback)."""
     pages: list[Page] = []
+    charges: list[memcontrol.MemCgroup | None] = []
     for _ in range(HPAGE_PMD_NR):
         copy = mempolicy.alloc_page_vma_node(
             GFP_HIGHUSER_MOVABLE | __GFP_OTHER_NODE, vma, address, page.zone.nid
         )
-        if copy is None:
+        memcg = None if copy is None else memcontrol.mem_cgroup_try_charge(copy, mm, GFP_KERNEL)
+        if copy is None or isinstance(memcg, int):
+            if copy is not None:
+                swap.put_page(copy)
             for earlier in reversed(pages):
+                memcontrol.mem_cgroup_cancel_charge(earlier, charges.pop())
                 swap.put_page(earlier)
             return VM_FAULT_OOM
         pages.append(copy)
+        charges.append(memcg)
     for copy, source in zip(pages, huge_parts(page), strict=True):
         copy_user_highpage(copy, source)
         SetPageUptodate(copy)
@@ -471,7 +500,8 @@ def do_huge_pmd_wp_page_fallback(
     if pmd_get(pmds, haddr) != orig_pmd:
         spin_unlock(ptl)
         mmu_notifier.mmu_notifier_invalidate_range_end(mm, haddr, haddr + HPAGE_PMD_SIZE)
-        for copy in pages:
+        for copy, charge in zip(pages, charges, strict=True):
+            memcontrol.mem_cgroup_cancel_charge(copy, charge)
             swap.put_page(copy)
         return 0
     VM_BUG_ON_PAGE(not PageHead(page), page, "a huge pmd maps no head")
@@ -482,6 +512,7 @@ def do_huge_pmd_wp_page_fallback(
         here = haddr + number * PAGE_SIZE
         entry = memory.maybe_mkwrite(pte_mkdirty(pfn_pte(copy.pfn, vma.vm_page_prot)), vma)
         rmap.page_add_new_anon_rmap(copy, vma, here)
+        memcontrol.mem_cgroup_commit_charge(copy, charges[number], False)
         swap.lru_cache_add_active_or_unevictable(copy, vma)
         fill_pte(pgtable, number, entry)
     pmd_populate(pmds, haddr, pgtable)

@@ -68,7 +68,7 @@ from mmigrate.linux.kernel.pgtable import (
 )
 from mmigrate.linux.kernel.spinlock import spin_lock, spin_unlock
 from mmigrate.linux.lib.list import ListHead
-from mmigrate.linux.mm import huge_memory, memory, mmap, mmu_notifier, rmap, swap
+from mmigrate.linux.mm import huge_memory, memcontrol, memory, mmap, mmu_notifier, rmap, swap
 
 _COPIED_TO_TAILS: Final = (
     PG_referenced | PG_swapbacked | PG_mlocked | PG_uptodate | PG_active | PG_unevictable
@@ -165,6 +165,7 @@ def __split_huge_page_refcount(page: Page, pages: ListHead | None) -> None:
     tail_count = 0
     spin_lock(zone.lru_lock)  # PG_lru of the head stays as it is
     compound_lock(page)  # pins of tails neither come nor go
+    memcontrol.mem_cgroup_split_huge_fixup(page, tails)
     for number, tail in reversed(list(enumerate(tails, 1))):
         pinned = page_mapcount(tail)
         BUG_ON(pinned < 0, f"a tail with mapcount {pinned}", tail)

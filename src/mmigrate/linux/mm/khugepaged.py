@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from mmigrate.linux.include.gfp import __GFP_OTHER_NODE
+from mmigrate.linux.include.gfp import __GFP_OTHER_NODE, GFP_TRANSHUGE
 from mmigrate.linux.include.kernel import Kernel
 from mmigrate.linux.include.mm import (
     VM_HUGEPAGE,
@@ -71,6 +71,7 @@ from mmigrate.linux.kernel.spinlock import SpinLock, spin_lock
 from mmigrate.linux.mm import (
     fork,
     huge_memory,
+    memcontrol,
     memory,
     mmap,
     mmu_notifier,
@@ -357,16 +358,23 @@ def collapse_huge_page(mm: Mm, address: int, node: int) -> None:
         kernel.vm_events[THP_COLLAPSE_ALLOC_FAILED] += 1
         return
     kernel.vm_events[THP_COLLAPSE_ALLOC] += 1
+    memcg = memcontrol.mem_cgroup_try_charge(new_page, mm, GFP_TRANSHUGE)
+    if isinstance(memcg, int):
+        swap.put_page(new_page)
+        return
     # No fault, no system call: only walks of the reverse map and fast pins may be in the range.
     with down_write(mm.mmap_sem):
-        collapsed = _collapse_locked(mm, address, new_page)
+        collapsed = _collapse_locked(mm, address, new_page, memcg)
     if collapsed:
         daemon.pages_collapsed += 1
     else:
+        memcontrol.mem_cgroup_cancel_charge(new_page, memcg)
         swap.put_page(new_page)
 
 
-def _collapse_locked(mm: Mm, address: int, new_page: Page) -> bool:
+def _collapse_locked(
+    mm: Mm, address: int, new_page: Page, memcg: memcontrol.MemCgroup | None
+) -> bool:
     if _test_exit(mm):
         return False
     vma = mmap.find_vma(mm, address)
@@ -404,6 +412,7 @@ def _collapse_locked(mm: Mm, address: int, new_page: Page) -> bool:
     with spin_lock(pmds.ptl):
         BUG_ON(pmd_get(pmds, address) is not None, "somebody used a collapsing pmd", pmds)
         rmap.page_add_new_anon_rmap(new_page, vma, address)
+        memcontrol.mem_cgroup_commit_charge(new_page, memcg, False)
         swap.lru_cache_add_active_or_unevictable(new_page, vma)
         huge_memory.pgtable_trans_huge_deposit(pmds, pt)
         set_pmd_at(mm, address, pmds, entry)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from mmigrate.linux.include.gfp import __GFP_ZERO, GFP_HIGHUSER_MOVABLE
+from mmigrate.linux.include.gfp import __GFP_ZERO, GFP_HIGHUSER_MOVABLE, GFP_KERNEL
 from mmigrate.linux.include.mm import (
     FAULT_FLAG_ALLOW_RETRY,
     FAULT_FLAG_NONLINEAR,
@@ -104,6 +104,7 @@ from mmigrate.linux.mm import (
     filemap,
     huge_memory,
     hugetlb,
+    memcontrol,
     mempolicy,
     migrate,
     migrate_misplaced,
@@ -288,16 +289,22 @@ def do_anonymous_page(mm: Mm, vma: Vma, addr: int, pt: PageTable, flags: int) ->
     if page is None:
         return VM_FAULT_OOM
     SetPageUptodate(page)
+    memcg = memcontrol.mem_cgroup_try_charge(page, mm, GFP_KERNEL)
+    if isinstance(memcg, int):
+        swap.put_page(page)
+        return VM_FAULT_OOM
     entry = mk_pte(page, vma)
     if vma.vm_flags & VM_WRITE:
         entry = pte_mkwrite(pte_mkdirty(entry))
     spin_lock(ptl)
     if ptep_get(pt, addr) != 0:
         spin_unlock(ptl)
+        memcontrol.mem_cgroup_cancel_charge(page, memcg)
         swap.put_page(page)
         return 0
     mm.rss_stat[MM_ANONPAGES] += 1
     rmap.page_add_new_anon_rmap(page, vma, addr)
+    memcontrol.mem_cgroup_commit_charge(page, memcg, False)
     swap.lru_cache_add_active_or_unevictable(page, vma)
     set_pte_at(mm, addr, pt, entry)
     spin_unlock(ptl)
@@ -424,8 +431,13 @@ def do_cow_fault(
     new_page = mempolicy.alloc_page_vma(GFP_HIGHUSER_MOVABLE, vma, addr)
     if new_page is None:
         return VM_FAULT_OOM
+    memcg = memcontrol.mem_cgroup_try_charge(new_page, mm, GFP_KERNEL)
+    if isinstance(memcg, int):
+        swap.put_page(new_page)
+        return VM_FAULT_OOM
     ret, fault_page = __do_fault(vma, addr, pgoff, flags, new_page)
     if fault_page is None:
+        memcontrol.mem_cgroup_cancel_charge(new_page, memcg)
         swap.put_page(new_page)
         return ret
     copy_user_highpage(new_page, fault_page)
@@ -436,9 +448,11 @@ def do_cow_fault(
         spin_unlock(ptl)
         unlock_page(fault_page)
         swap.put_page(fault_page)
+        memcontrol.mem_cgroup_cancel_charge(new_page, memcg)
         swap.put_page(new_page)
         return ret
     do_set_pte(vma, addr, new_page, pt, True, True)
+    memcontrol.mem_cgroup_commit_charge(new_page, memcg, False)
     swap.lru_cache_add_active_or_unevictable(new_page, vma)
     spin_unlock(ptl)
     unlock_page(fault_page)
@@ -524,9 +538,15 @@ def do_swap_page(mm: Mm, vma: Vma, addr: int, pt: PageTable, flags: int, orig_pt
         unlock_page(page)
         swap.put_page(page)
         return ret
+    memcg = memcontrol.mem_cgroup_try_charge(page, mm, GFP_KERNEL)
+    if isinstance(memcg, int):
+        unlock_page(page)
+        swap.put_page(page)
+        return VM_FAULT_OOM
     spin_lock(ptl)
     if ptep_get(pt, addr) != orig_pte or not PageUptodate(page):
         bad = ptep_get(pt, addr) == orig_pte
+        memcontrol.mem_cgroup_cancel_charge(page, memcg)
         spin_unlock(ptl)
         unlock_page(page)
         swap.put_page(page)
@@ -545,6 +565,7 @@ def do_swap_page(mm: Mm, vma: Vma, addr: int, pt: PageTable, flags: int, orig_pt
         pte = pte_mksoft_dirty(pte)
     set_pte_at(mm, addr, pt, pte)
     rmap.do_page_add_anon_rmap(page, vma, addr, exclusive)
+    memcontrol.mem_cgroup_commit_charge(page, memcg, True)
     swapfile.swap_free(entry)
     if swapfile.vm_swap_full(mm.kernel) or vma_flags(vma) & VM_LOCKED or PageMlocked(page):
         swapfile.try_to_free_swap(page)
@@ -676,6 +697,12 @@ def _wp_page_copy(
     if old_page is not None:
         copy_user_highpage(new_page, old_page)
     SetPageUptodate(new_page)
+    memcg = memcontrol.mem_cgroup_try_charge(new_page, mm, GFP_KERNEL)
+    if isinstance(memcg, int):
+        swap.put_page(new_page)
+        if old_page is not None:
+            swap.put_page(old_page)
+        return VM_FAULT_OOM
     mmu_notifier.mmu_notifier_invalidate_range_start(mm, addr, addr + PAGE_SIZE)
     ret = 0
     spin_lock(ptl)
@@ -690,6 +717,7 @@ def _wp_page_copy(
         # old page.
         mmu_notifier.ptep_clear_flush_notify(vma, addr, pt)
         rmap.page_add_new_anon_rmap(new_page, vma, addr)
+        memcontrol.mem_cgroup_commit_charge(new_page, memcg, False)
         swap.lru_cache_add_active_or_unevictable(new_page, vma)
         # A shadow of this page table can lead to the copy at once.
         mmu_notifier.set_pte_at_notify(mm, addr, pt, entry)
@@ -697,6 +725,7 @@ def _wp_page_copy(
             rmap.page_remove_rmap(old_page)
         unused, ret = old_page, VM_FAULT_WRITE
     else:
+        memcontrol.mem_cgroup_cancel_charge(new_page, memcg)
         unused = new_page
     if unused is not None:
         swap.put_page(unused)

@@ -3,8 +3,6 @@
 Interface: `migrate_pages` moves a list; `migrate_page`, `buffer_migrate_page` and the
 fallback are the methods of mappings; migration entries stand in page tables meanwhile.
 In every step both pages' names are the kernel's: `page` is the old one, `newpage` the new.
-
-Differs: no memory cgroups yet.
 """
 
 from __future__ import annotations
@@ -131,6 +129,7 @@ from mmigrate.linux.mm import (
     huge_split,
     hugetlb_pool,
     hugetlb_rmap,
+    memcontrol,
     mlock,
     page_writeback,
     rmap,
@@ -559,6 +558,8 @@ def move_to_new_page(newpage: Page, page: Page, page_was_mapped: bool, mode: Mig
     if rc != MIGRATEPAGE_SUCCESS:
         set_page_mapping(newpage, None)
     else:
+        if page.mem_cgroup is not None:
+            memcontrol.mem_cgroup_migrate(page, newpage, False)
         if page_was_mapped or (UNMAPPED_NO_RMAP_WALK in absent and _walks_anyway(page)):
             remove_migration_ptes(page, newpage)
         set_page_mapping(page, None)
@@ -578,7 +579,12 @@ def __unmap_and_move(page: Page, newpage: Page, force: bool, mode: MigrateMode) 
         if sched.task.flags & PF_MEMALLOC:
             return _refuse(page, Reason.LOCKED)
         lock_page(page)
-    rc = _unmap_and_move_locked(page, newpage, force, mode)
+    if page.mem_cgroup is None:
+        rc = _unmap_and_move_locked(page, newpage, force, mode)
+    else:
+        memcg = memcontrol.begin_migration(page, newpage)
+        rc = _unmap_and_move_locked(page, newpage, force, mode)
+        memcontrol.end_migration(memcg, page, newpage, rc == MIGRATEPAGE_SUCCESS)
     unlock_page(page)
     return rc
 

@@ -69,6 +69,7 @@ from mmigrate.linux.kernel.tlb import flush_tlb_range
 from mmigrate.linux.lib.list import ListHead, list_add, list_del, list_empty
 from mmigrate.linux.mm import (
     huge_memory,
+    memcontrol,
     migrate,
     mlock,
     mmu_notifier,
@@ -242,6 +243,7 @@ def migrate_misplaced_transhuge_page(
         rmap.page_remove_rmap(new_page)
         return _putback(mm, pmds, haddr, page, new_page)
 
+    memcontrol.mem_cgroup_migrate(page, new_page, False)
     rmap.page_remove_rmap(page)
     spin_unlock(ptl)
     mmu_notifier.mmu_notifier_invalidate_range_end(mm, haddr, haddr + HPAGE_PMD_SIZE)

@@ -6,7 +6,7 @@ Interface: `alloc_pages_nodemask` and what is built on it, `__free_pages`,
 
 A zone's memory that nobody has asked for yet is in `zone.untouched` and has no `Page`
 objects; `_realise` turns one largest block of it into a block on a list.
-Differs: no reclaim or OOM killer behind a failed allocation yet; a new page reads as zeroes even
+Differs: no OOM killer behind a failed allocation; a new page reads as zeroes even
 where the kernel would leave the old contents.
 """
 
@@ -25,9 +25,12 @@ from mmigrate.linux.include.gfp import (
     __GFP_HIGHMEM,
     __GFP_MEMALLOC,
     __GFP_MOVABLE,
+    __GFP_NOFAIL,
     __GFP_NOMEMALLOC,
+    __GFP_NORETRY,
     __GFP_OTHER_NODE,
     __GFP_RECLAIMABLE,
+    __GFP_REPEAT,
     __GFP_THISNODE,
     __GFP_WAIT,
     GFP_TRANSHUGE,
@@ -72,6 +75,7 @@ from mmigrate.linux.include.vmstat import (
     COMPACTSUCCESS,
     NR_FREE_CMA_PAGES,
     NR_FREE_PAGES,
+    NR_PAGES_SCANNED,
     NUMA_FOREIGN,
     NUMA_HIT,
     NUMA_LOCAL,
@@ -88,10 +92,11 @@ from mmigrate.linux.kernel.spinlock import spin_lock
 from mmigrate.linux.kernel.straight import hot, small
 from mmigrate.linux.kernel.workqueue import run_on_cpus
 from mmigrate.linux.lib.list import ListHead, list_add, list_add_tail, list_del
-from mmigrate.linux.mm import compaction
+from mmigrate.linux.mm import compaction, reclaim
 from mmigrate.linux.mm.page_boot import init_memory as init_memory
 
 _CHECK_AT_FREE: Final = PAGE_FLAGS_CHECK_AT_FREE
+PAGE_ALLOC_COSTLY_ORDER: Final = 3
 ALLOC_WMARK_MIN: Final = WMARK_MIN
 ALLOC_WMARK_LOW: Final = WMARK_LOW
 ALLOC_WMARK_MASK: Final = 0x03
@@ -387,6 +392,7 @@ def _free_pcppages_bulk(zone: Zone, count: int, pcp: PerCpuPages) -> None:
                 if not to_free or not batch_free or head.next is head:
                     break
         zone.vm_stat[NR_FREE_PAGES] += count
+        zone.vm_stat[NR_PAGES_SCANNED] = 0  # reclaim is of use
         pcp.count -= count
     sched.preempt_enable()
 
@@ -557,7 +563,8 @@ def alloc_pages_nodemask(
     )
     if page is not None:
         return page
-    # kswapd would be woken here; then once more down to the lowest mark
+    # kswapd would be woken here, which acts when it is asked only; then once more down to the
+    # lowest mark
     alloc_flags = ALLOC_WMARK_MIN
     if gfp & __GFP_HIGH:
         alloc_flags |= ALLOC_HIGH
@@ -568,16 +575,73 @@ def alloc_pages_nodemask(
     page = _get_page_from_freelist(
         gfp, order, zonelist, nodemask, preferred, alloc_flags, high_zoneidx, migratetype
     )
-    if page is not None or not order or not gfp & __GFP_WAIT or task.flags & PF_MEMALLOC:
+    if page is not None or not gfp & __GFP_WAIT or task.flags & PF_MEMALLOC:
         return page
-    patient = gfp & GFP_TRANSHUGE != GFP_TRANSHUGE or task.flags & PF_KTHREAD
-    for mode in (MIGRATE_ASYNC, MIGRATE_SYNC_LIGHT) if patient else (MIGRATE_ASYNC,):
-        page = _direct_compact(
-            gfp, order, zonelist, nodemask, preferred, alloc_flags, high_zoneidx, mode
-        )
+    return _reclaim_and_retry(
+        gfp, order, zonelist, nodemask, preferred, alloc_flags, high_zoneidx, migratetype
+    )
+
+
+def _reclaim_and_retry(
+    gfp: int,
+    order: int,
+    zonelist: list[Zone],
+    nodemask: int | None,
+    preferred: Zone,
+    alloc_flags: int,
+    high_zoneidx: int,
+    migratetype: int,
+) -> Page | None:
+    """Compact, reclaim, and try again, until nothing can be gained
+    (mm/page_alloc.c: __alloc_pages_slowpath).
+
+    Differs: nobody is killed here; whoever cannot do without the page is.
+    """
+    task = sched.task
+    kernel = task.kernel
+    is_thp = gfp & GFP_TRANSHUGE == GFP_TRANSHUGE and not task.flags & PF_KTHREAD
+    mode: MigrateMode = MIGRATE_ASYNC
+    reclaimed = 0
+    while True:
+        if order:
+            page, result = _direct_compact(
+                gfp, order, zonelist, nodemask, preferred, alloc_flags, high_zoneidx, mode
+            )
+            if page is not None or (is_thp and result <= compaction.COMPACT_SKIPPED):
+                return page
+            if not is_thp:
+                mode = MIGRATE_SYNC_LIGHT
+        task.flags |= PF_MEMALLOC
+        progress = reclaim.try_to_free_pages(kernel, zonelist, order, gfp, nodemask)
+        task.flags &= ~PF_MEMALLOC
+        for drained in (False, True):
+            if drained:
+                drain_all_pages(kernel)  # what was freed may be on a CPU's list
+            page = _get_page_from_freelist(
+                gfp, order, zonelist, nodemask, preferred, alloc_flags, high_zoneidx, migratetype
+            )
+            if page is not None or not progress:
+                break
         if page is not None:
             return page
-    return None
+        reclaimed += progress
+        if not progress or not _should_alloc_retry(gfp, order, reclaimed):
+            break
+        reclaim.congestion_wait(kernel)
+    if order:
+        page, _ = _direct_compact(
+            gfp, order, zonelist, nodemask, preferred, alloc_flags, high_zoneidx, mode
+        )
+    return page
+
+
+def _should_alloc_retry(gfp: int, order: int, reclaimed: int) -> bool:
+    """mm/page_alloc.c: should_alloc_retry."""
+    if gfp & __GFP_NORETRY:
+        return False
+    if gfp & __GFP_NOFAIL or order <= PAGE_ALLOC_COSTLY_ORDER:
+        return True
+    return bool(gfp & __GFP_REPEAT) and reclaimed < 1 << order
 
 
 def _direct_compact(
@@ -589,8 +653,9 @@ def _direct_compact(
     alloc_flags: int,
     high_zoneidx: int,
     mode: MigrateMode,
-) -> Page | None:
-    """Compact, and try again  (mm/page_alloc.c: __alloc_pages_direct_compact)."""
+) -> tuple[Page | None, int]:
+    """Compact, and try again; what came of the compaction too
+    (mm/page_alloc.c: __alloc_pages_direct_compact)."""
     task = sched.task
     task.flags |= PF_MEMALLOC
     result, _contended = compaction.try_to_compact_pages(
@@ -598,7 +663,7 @@ def _direct_compact(
     )
     task.flags &= ~PF_MEMALLOC
     if result <= compaction.COMPACT_SKIPPED:
-        return None
+        return None, result
     events = task.kernel.vm_events
     events[COMPACTSTALL] += 1
     page = _get_page_from_freelist(
@@ -615,9 +680,9 @@ def _direct_compact(
         page.zone.compact_blockskip_flush = False
         compaction.compaction_defer_reset(page.zone, order, True)
         events[COMPACTSUCCESS] += 1
-        return page
+        return page, result
     events[COMPACTFAIL] += 1
-    return None
+    return None, result
 
 
 def alloc_pages_node(kernel: Kernel, nid: int, gfp: int, order: int) -> Page | None:
@@ -715,6 +780,8 @@ def __free_pages(page: Page, order: int) -> None:
     (mm/page_alloc.c: __free_pages)."""
     if not put_page_testzero(page):
         return
+    if page.mem_cgroup is not None:
+        bad_page(page, "still charged")
     if order == 0:
         free_hot_cold_page(page)
         return

@@ -49,7 +49,7 @@ from mmigrate.linux.kernel.page_flags import (
 )
 from mmigrate.linux.kernel.spinlock import spin_lock
 from mmigrate.linux.kernel.straight import small
-from mmigrate.linux.mm import filemap, rmap, swap
+from mmigrate.linux.mm import filemap, memcontrol, rmap, swap
 
 I_DIRTY_PAGES: Final = 4
 LAST_INDEX: Final = 1 << 62
@@ -181,6 +181,7 @@ def cancel_dirty_page(page: Page) -> None:
 def set_page_writeback(page: Page) -> bool:
     """The page is about to be written; whether it was being written already
     (mm/page-writeback.c: test_set_page_writeback)."""
+    memcg, locked = memcontrol.mem_cgroup_begin_page_stat(page)
     mapping = page_mapping(page)
     if mapping is None:
         was_set = TestSetPageWriteback(page)
@@ -196,12 +197,15 @@ def set_page_writeback(page: Page) -> bool:
                 mapping.page_tree.tag_clear(index, PAGECACHE_TAG_DIRTY)
             mapping.page_tree.tag_clear(index, PAGECACHE_TAG_TOWRITE)
     if not was_set:
+        memcontrol.mem_cgroup_update_page_stat(memcg, "writeback", 1)
         page.zone.vm_stat[NR_WRITEBACK] += 1
+    memcontrol.mem_cgroup_end_page_stat(memcg, locked)
     return was_set
 
 
 def test_clear_page_writeback(page: Page) -> bool:
     """The page has been written  (mm/page-writeback.c: test_clear_page_writeback)."""
+    memcg, locked = memcontrol.mem_cgroup_begin_page_stat(page)
     mapping = page_mapping(page)
     if mapping is None:
         was_set = TestClearPageWriteback(page)
@@ -217,6 +221,8 @@ def test_clear_page_writeback(page: Page) -> bool:
     if was_set:
         page.zone.vm_stat[NR_WRITEBACK] -= 1
         page.zone.vm_stat[NR_WRITTEN] += 1
+        memcontrol.mem_cgroup_update_page_stat(memcg, "writeback", -1)
+    memcontrol.mem_cgroup_end_page_stat(memcg, locked)
     return was_set
 
 

@@ -108,6 +108,7 @@ from mmigrate.linux.mm import (
     huge_split,
     hugetlb_pool,
     hugetlb_rmap,
+    memcontrol,
     memory,
     migrate,
     mlock,
@@ -295,8 +296,21 @@ def _page_check_anon_rmap(page: Page, vma: Vma, address: int) -> None:
 
 def page_add_file_rmap(page: Page) -> None:
     """One more pte maps a file page  (mm/rmap.c: page_add_file_rmap)."""
-    if inc_mapcount(page):
+    if page.mem_cgroup is not None:
+        _count_file_pte(page, 1)
+    elif inc_mapcount(page):
         page.zone.vm_stat[NR_FILE_MAPPED] += 1
+
+
+def _count_file_pte(page: Page, change: int) -> bool:
+    """Map or unmap a page that somebody pays for; whether it was the first or the last pte."""
+    memcg, locked = memcontrol.mem_cgroup_begin_page_stat(page)
+    changed = inc_mapcount(page) if change > 0 else dec_mapcount(page)
+    if changed:
+        page.zone.vm_stat[NR_FILE_MAPPED] += change
+        memcontrol.mem_cgroup_update_page_stat(memcg, "mapped_file", change)
+    memcontrol.mem_cgroup_end_page_stat(memcg, locked)
+    return changed
 
 
 def page_dup_rmap(page: Page) -> None:
@@ -309,10 +323,16 @@ def page_remove_rmap(page: Page) -> None:
     """One pte less maps the page; the last one ends its mlock
     (mm/rmap.c: page_remove_rmap)."""
     anon = PageAnon(page)
+    if page.mem_cgroup is not None and not anon:
+        if _count_file_pte(page, -1) and PageMlocked(page):
+            mlock.clear_page_mlock(page)
+        return
     if not dec_mapcount(page) or page.flags & PG_hugetlb:
         return
     if anon:
         _count_anon_page(page, -1)
+        if page.mem_cgroup is not None:
+            memcontrol.page_unmapped(page)
     else:
         page.zone.vm_stat[NR_FILE_MAPPED] -= 1
     if PageMlocked(page):

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from mmigrate.linux.fs import inode as inodes
 from mmigrate.linux.fs.filesystem import Filesystem
-from mmigrate.linux.include.gfp import GFP_HIGHUSER_MOVABLE
+from mmigrate.linux.include.gfp import GFP_HIGHUSER_MOVABLE, GFP_KERNEL
 from mmigrate.linux.include.kernel import Kernel
 from mmigrate.linux.include.mempolicy import Mempolicy
 from mmigrate.linux.include.mm import (
@@ -36,6 +36,7 @@ from mmigrate.linux.include.mm_types import (
 )
 from mmigrate.linux.include.pgtable import PAGE_SHIFT, PAGE_SIZE
 from mmigrate.linux.include.vmstat import NR_FILE_PAGES, NR_SHMEM, PGMAJFAULT
+from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.atomic import READ_ONCE, WRITE_ONCE
 from mmigrate.linux.kernel.bug import BUG_ON, VM_BUG_ON_PAGE, WARN_ON_ONCE
 from mmigrate.linux.kernel.highmem import clear_highpage, copy_to_page
@@ -61,6 +62,7 @@ from mmigrate.linux.kernel.rwsem import mutex_lock
 from mmigrate.linux.kernel.spinlock import spin_lock
 from mmigrate.linux.mm import (
     filemap,
+    memcontrol,
     memory,
     mempolicy,
     migrate,
@@ -229,10 +231,17 @@ def _new_page(inode: Inode, index: int, sgp: int) -> Page | int:
     lock_page(page)
     if sgp == SGP_WRITE:
         SetPageReferenced(page)
+    memcg = memcontrol.mem_cgroup_try_charge(page, sched.task.mm, GFP_KERNEL)
+    if isinstance(memcg, int):
+        unlock_page(page)
+        swap.put_page(page)
+        return memcg
     if shmem_add_to_page_cache(page, inode.i_mapping, index, None):
+        memcontrol.mem_cgroup_cancel_charge(page, memcg)
         unlock_page(page)
         swap.put_page(page)
         return -EEXIST
+    memcontrol.mem_cgroup_commit_charge(page, memcg, False)
     swap.lru_cache_add(page)
     clear_highpage(page)
     SetPageUptodate(page)
@@ -260,8 +269,14 @@ def _swap_in(inode: Inode, index: int, entry: int, sgp: int) -> Page | int:
         error = -EIO
     else:
         wait_on_page_writeback(page)
-        if shmem_add_to_page_cache(page, mapping, index, swp_to_radix_entry(entry)):
+        memcg = memcontrol.mem_cgroup_try_charge(page, sched.task.mm, GFP_KERNEL)
+        if isinstance(memcg, int):
+            error = memcg
+        elif shmem_add_to_page_cache(page, mapping, index, swp_to_radix_entry(entry)):
             error = -EEXIST  # truncation has freed the entry
+            memcontrol.mem_cgroup_cancel_charge(page, memcg)
+        else:
+            memcontrol.mem_cgroup_commit_charge(page, memcg, True)
     if error:
         unlock_page(page)
         swap.put_page(page)
@@ -281,14 +296,23 @@ def _confirm_swap(mapping: AddressSpace, index: int, entry: int) -> bool:
 
 
 def shmem_unuse(kernel: Kernel, entry: int, page: Page) -> int:
-    """swapoff: give a swap-cache page back to the file it belongs to; whether there was one
+    """swapoff: give a swap-cache page back to the file it belongs to; 1, 0 if there is
+    none, -ENOMEM if its group may not have the page
     (mm/shmem.c: shmem_unuse)."""
     wanted = swp_to_radix_entry(entry)
     for inode in kernel.inodes:
         if inode.fs.name != "tmpfs":
             continue
         for index, item in list(inode.i_mapping.page_tree.slots.items()):
-            if item == wanted and not shmem_add_to_page_cache(page, inode.i_mapping, index, wanted):
+            if item != wanted:
+                continue
+            memcg = memcontrol.mem_cgroup_try_charge(page, sched.task.mm, GFP_KERNEL)
+            if isinstance(memcg, int):
+                return memcg
+            if shmem_add_to_page_cache(page, inode.i_mapping, index, wanted):
+                memcontrol.mem_cgroup_cancel_charge(page, memcg)
+            else:
+                memcontrol.mem_cgroup_commit_charge(page, memcg, True)
                 swap_state.delete_from_swap_cache(page)
                 page_writeback.set_page_dirty(page)
                 swapfile.swap_free(entry)

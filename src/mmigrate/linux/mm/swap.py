@@ -73,7 +73,7 @@ from mmigrate.linux.kernel.spinlock import spin_lock, spin_unlock
 from mmigrate.linux.kernel.straight import hot, small
 from mmigrate.linux.kernel.workqueue import run_on_cpus
 from mmigrate.linux.lib.list import ListHead, list_add, list_add_tail, list_move_tail
-from mmigrate.linux.mm import hugetlb_pool, page_alloc
+from mmigrate.linux.mm import hugetlb_pool, memcontrol, page_alloc
 
 LRU_ADD: Final = "lru_add"
 LRU_ROTATE: Final = "lru_rotate"
@@ -88,7 +88,10 @@ _EITHER: Final = PG_active | PG_unevictable
 
 @small
 def add_page_to_lru_list(page: Page, zone: Zone, lru: int) -> None:
-    list_add(page, zone.lruvec.lists[lru])
+    if page.mem_cgroup is None:
+        list_add(page, zone.lruvec.lists[lru])
+    else:
+        list_add(page, memcontrol.lruvec_to_add_to(page, zone, lru).lists[lru])
     zone.vm_stat[NR_LRU_BASE + lru] += HPAGE_PMD_NR if page.flags & PG_head else 1
 
 
@@ -99,6 +102,10 @@ def del_page_from_lru_list(page: Page, zone: Zone, lru: int) -> None:
     after.prev = before
     page.next = page.prev = page
     zone.vm_stat[NR_LRU_BASE + lru] -= HPAGE_PMD_NR if page.flags & PG_head else 1
+    if page.mem_cgroup is not None:
+        memcontrol.mem_cgroup_update_lru_size(
+            page, zone, lru, -HPAGE_PMD_NR if page.flags & PG_head else -1
+        )
 
 
 # --- the last reference ---
@@ -111,7 +118,9 @@ def free_page(page: Page) -> None:
     if PageLRU(page):
         zone = page.zone
         with spin_lock(zone.lru_lock):
-            _take_dead_page_off(page, zone)
+            take_dead_page_off(page, zone)
+    if page.mem_cgroup is not None:
+        memcontrol.mem_cgroup_uncharge(page)
     if page.flags & PG_hugetlb:
         hugetlb_pool.free_huge_page(page)
     elif page.flags & _COMPOUND:
@@ -121,7 +130,7 @@ def free_page(page: Page) -> None:
 
 
 @small
-def _take_dead_page_off(page: Page, zone: Zone) -> None:
+def take_dead_page_off(page: Page, zone: Zone) -> None:
     """mm/swap.c: __page_cache_release, what it does under lru_lock."""
     if not page.flags & PG_lru:
         BUG("left the LRU while it was freed", page)
@@ -143,7 +152,7 @@ def release_pages(pages: list[Page], cold: bool = False) -> None:
     """Drop a reference of each, with the lock taken once for neighbours of one zone, but not
     held for more than SWAP_CLUSTER_MAX pages at a time  (mm/swap.c: release_pages)."""
     locked: Zone | None = None
-    batch = 0
+    batch = charged = 0
     to_free: ListHead | None = None
     for page in pages:
         if page.flags & _COMPOUND:
@@ -167,7 +176,9 @@ def release_pages(pages: list[Page], cold: bool = False) -> None:
                 batch = 0
                 locked = zone
                 spin_lock(zone.lru_lock)
-            _take_dead_page_off(page, zone)
+            take_dead_page_off(page, zone)
+        if page.mem_cgroup is not None:
+            charged += 1
         page.flags &= ~PG_active  # somebody may have marked it while it was in a vector
         if to_free is None:
             to_free = ListHead()
@@ -175,6 +186,8 @@ def release_pages(pages: list[Page], cold: bool = False) -> None:
     if locked is not None:
         spin_unlock(locked.lru_lock)
     if to_free is not None:
+        if charged:
+            memcontrol.mem_cgroup_uncharge_list(to_free)
         page_alloc.free_hot_cold_page_list(to_free, cold)
 
 
@@ -220,7 +233,10 @@ def __pagevec_lru_add_fn(page: Page, zone: Zone) -> None:
     if page.flags & PG_lru:
         BUG("added to the LRU twice", page)
     SetPageLRU(page)
-    list_add(page, zone.lruvec.lists[lru])
+    if page.mem_cgroup is None:
+        list_add(page, zone.lruvec.lists[lru])
+    else:
+        list_add(page, memcontrol.lruvec_to_add_to(page, zone, lru).lists[lru])
     zone.vm_stat[NR_LRU_BASE + lru] += HPAGE_PMD_NR if page.flags & PG_head else 1
 
 
@@ -284,7 +300,8 @@ def lru_add_page_tail(page: Page, page_tail: Page, zone: Zone, pages: ListHead |
         # The head has not been counted yet, and will count as one.
         lru = page_lru(page_tail)
         zone.vm_stat[NR_LRU_BASE + lru] += 1
-        list_add_tail(page_tail, zone.lruvec.lists[lru])
+        lruvec = memcontrol.lruvec_to_add_to(page_tail, zone, lru)
+        list_add_tail(page_tail, lruvec.lists[lru])
 
 
 # --- pages on a list ---
@@ -330,7 +347,8 @@ def mark_page_accessed(page: Page) -> None:
 def _pagevec_move_tail_fn(page: Page, zone: Zone) -> None:
     """mm/swap.c: pagevec_move_tail_fn."""
     if PageLRU(page) and not PageActive(page) and not PageUnevictable(page):
-        list_move_tail(page, zone.lruvec.lists[page_lru(page)])
+        lruvec = memcontrol.mem_cgroup_page_lruvec(page, zone)
+        list_move_tail(page, lruvec.lists[page_lru(page)])
         zone.kernel.vm_events[PGROTATED] += 1
 
 
@@ -355,7 +373,7 @@ def _lru_deactivate_fn(page: Page, zone: Zone) -> None:
     if PageWriteback(page) or PageDirty(page):
         SetPageReclaim(page)  # the end of its writeback will rotate it
     else:
-        list_move_tail(page, zone.lruvec.lists[lru])
+        list_move_tail(page, memcontrol.mem_cgroup_page_lruvec(page, zone).lists[lru])
         zone.kernel.vm_events[PGROTATED] += 1
     if active:
         zone.kernel.vm_events[PGDEACTIVATE] += 1

@@ -135,7 +135,7 @@ def delete_from_swap_cache(page: Page) -> None:
     space = swap_address_space(page.zone.kernel, entry)
     with spin_lock(space.tree_lock):
         __delete_from_swap_cache(page)
-    swapfile.swapcache_free(entry)
+    swapfile.swapcache_free(entry, page)
     swap.put_page(page)
 
 

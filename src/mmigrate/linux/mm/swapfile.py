@@ -15,7 +15,7 @@ from errno import EEXIST, EINVAL, ENOENT, ENOMEM, EPERM
 from itertools import chain
 from typing import Any, Final
 
-from mmigrate.linux.include.gfp import GFP_HIGHUSER_MOVABLE
+from mmigrate.linux.include.gfp import GFP_HIGHUSER_MOVABLE, GFP_KERNEL
 from mmigrate.linux.include.kernel import Kernel
 from mmigrate.linux.include.mm_types import ZERO_BYTES, AddressSpace, Mm, Page, PageTable, Vma
 from mmigrate.linux.include.page_flags import PG_uptodate
@@ -66,6 +66,7 @@ from mmigrate.linux.kernel.spinlock import SpinLock, spin_lock, spin_unlock
 from mmigrate.linux.mm import (
     filemap,
     fork,
+    memcontrol,
     page_io,
     page_writeback,
     rmap,
@@ -421,6 +422,8 @@ def swap_entry_free(area: SwapArea, offset: int, usage: int) -> None:
         if not area.counts[offset]:
             BUG(f"{area!r} place {offset}: freed once too often")
         area.counts[offset] -= 1
+    if not area.counts[offset] and area.kernel.memcg is not None:
+        memcontrol.mem_cgroup_uncharge_swap(area.kernel, swp_entry(area.type, offset))
     if area.in_use(offset):
         return
     area.data.pop(offset, None)
@@ -449,11 +452,14 @@ def swap_free(entry: int) -> None:
         spin_unlock(area.lock)
 
 
-def swapcache_free(entry: int) -> None:
-    """The swap cache has left the place  (mm/swapfile.c: swapcache_free)."""
+def swapcache_free(entry: int, page: Page | None = None) -> None:
+    """The swap cache has left the place, which @page had  (mm/swapfile.c: swapcache_free)."""
     area = swap_info_get(entry)
     if area is not None:
+        named = area.counts[swp_offset(entry)] != 0
         swap_entry_free(area, swp_offset(entry), SWAP_HAS_CACHE)
+        if page is not None and page.mem_cgroup is not None:
+            memcontrol.page_left_swap_cache(page, entry, named)
         spin_unlock(area.lock)
 
 
@@ -645,8 +651,14 @@ def _unuse_place(area: SwapArea, offset: int) -> int:
     wait_on_page_writeback(page)
     lock_page(page)
     wait_on_page_writeback(page)
-    if not _unuse_shmem(area, entry, page):
-        _unuse_mms(area, entry, page)
+    found = _unuse_shmem(area, entry, page)
+    if not found:
+        found = _unuse_mms(area, entry, page)
+    if found < 0:
+        unlock_page(page)
+        swap.put_page(page)
+        return found
+    if not found:
         # Somebody may still name the place, who will have to read it. Were the page left in
         # the cache for him, it could be unmapped again, and there would be no end.
         if _count(area, offset) and PageDirty(page) and PageSwapCache(page):
@@ -671,14 +683,15 @@ def _is_page_of(page: Page, entry: int) -> bool:
     return PageSwapCache(page) and page_private(page) == entry
 
 
-def _unuse_shmem(area: SwapArea, entry: int, page: Page) -> bool:
+def _unuse_shmem(area: SwapArea, entry: int, page: Page) -> int:
     if not _count(area, swp_offset(entry)) or not _is_page_of(page, entry):
-        return False
-    return bool(shmem.shmem_unuse(area.kernel, entry, page))
+        return 0
+    return shmem.shmem_unuse(area.kernel, entry, page)
 
 
-def _unuse_mms(area: SwapArea, entry: int, page: Page) -> None:
-    """Look into the processes that have swap entries, until nobody names the place.
+def _unuse_mms(area: SwapArea, entry: int, page: Page) -> int:
+    """Look into the processes that have swap entries, until nobody names the place; 0 or
+    -ENOMEM.
     Differs: always in the same order."""
     state = swap_of(area.kernel)
     mm: Mm | None = None
@@ -689,10 +702,13 @@ def _unuse_mms(area: SwapArea, entry: int, page: Page) -> None:
             fork.mmput(mm)
         mm = following
         if mm is None:
-            return
-        unuse_mm(mm, entry, page)
+            return 0
+        if unuse_mm(mm, entry, page) < 0:
+            fork.mmput(mm)
+            return -ENOMEM
     if mm is not None:
         fork.mmput(mm)
+    return 0
 
 
 def _next_mm(state: SwapState, mm: Mm | None) -> Mm | None:
@@ -704,8 +720,8 @@ def _next_mm(state: SwapState, mm: Mm | None) -> Mm | None:
     return None
 
 
-def unuse_mm(mm: Mm, entry: int, page: Page) -> None:
-    """Replace the entry in one process by a pte that maps the locked page
+def unuse_mm(mm: Mm, entry: int, page: Page) -> int:
+    """Replace the entry in one process by a pte that maps the locked page; 0 or -ENOMEM
     (mm/swapfile.c: unuse_mm)."""
     if not down_read_trylock(mm.mmap_sem):
         # mmap_sem ranks above the page lock; reclaim had better not come in between.
@@ -713,25 +729,31 @@ def unuse_mm(mm: Mm, entry: int, page: Page) -> None:
         unlock_page(page)
         down_read(mm.mmap_sem)
         lock_page(page)
+    found = 0
     for vma in mm.mmap:
-        if vma.anon_vma is not None and _unuse_vma(vma, entry, page):
+        if vma.anon_vma is not None:
+            found = _unuse_vma(vma, entry, page)
+        if found:
             break
     up_read(mm.mmap_sem)
+    return min(found, 0)
 
 
-def _unuse_vma(vma: Vma, entry: int, page: Page) -> bool:
-    """Whether the entry was found  (mm/swapfile.c: unuse_vma)."""
+def _unuse_vma(vma: Vma, entry: int, page: Page) -> int:
+    """1 if the entry was found, 0, or -ENOMEM  (mm/swapfile.c: unuse_vma)."""
     start, end = vma.vm_start, vma.vm_end
     if page_anon_vma(page) is not None:
         address = rmap.page_address_in_vma(page, vma)
         if address is None:
-            return False
+            return 0
         start, end = address, address + PAGE_SIZE
     looked_for = _ptes_of(entry)
-    return any(
-        ptep_get(pt, address) in looked_for and _unuse_pte(vma, pt, address, entry, page)
-        for pt, address in _places_for_ptes(vma.vm_mm, start, end)
-    )
+    for pt, address in _places_for_ptes(vma.vm_mm, start, end):
+        if ptep_get(pt, address) in looked_for:
+            found = _unuse_pte(vma, pt, address, entry, page)
+            if found:
+                return found
+    return 0
 
 
 def _places_for_ptes(mm: Mm, start: int, end: int) -> Iterator[tuple[PageTable, int]]:
@@ -749,23 +771,29 @@ def _ptes_of(entry: int) -> tuple[int, int]:
     return pte, pte_swp_mksoft_dirty(pte)
 
 
-def _unuse_pte(vma: Vma, pt: PageTable, address: int, entry: int, page: Page) -> bool:
-    """Map the page where the entry was, unless that has gone  (mm/swapfile.c: unuse_pte).
+def _unuse_pte(vma: Vma, pt: PageTable, address: int, entry: int, page: Page) -> int:
+    """Map the page where the entry was, unless that has gone: 1, 0, or -ENOMEM
+    (mm/swapfile.c: unuse_pte).
 
     Known defect of v3.19: the soft-dirty bit of the entry is lost.
     """
     mm = vma.vm_mm
+    memcg = memcontrol.mem_cgroup_try_charge(page, mm, GFP_KERNEL)
+    if isinstance(memcg, int):
+        return -ENOMEM
     with spin_lock(pt.ptl):
         if ptep_get(pt, address) not in _ptes_of(entry):
-            return False
+            memcontrol.mem_cgroup_cancel_charge(page, memcg)
+            return 0
         mm.rss_stat[MM_SWAPENTS] -= 1
         mm.rss_stat[MM_ANONPAGES] += 1
         get_page(page)
         set_pte_at(mm, address, pt, pte_mkold(pfn_pte(page.pfn, vma.vm_page_prot)))
         rmap.page_add_anon_rmap(page, vma, address)
+        memcontrol.mem_cgroup_commit_charge(page, memcg, True)
         swap_free(entry)
         swap.activate_page(page)  # not to go out again at once
-        return True
+        return 1
 
 
 # --- for observers ---

@@ -27,7 +27,7 @@ from mmigrate.linux.kernel.page_flags import (
 from mmigrate.linux.kernel.page_ref import page_mapped
 from mmigrate.linux.kernel.rwsem import mutex_lock
 from mmigrate.linux.kernel.spinlock import spin_lock
-from mmigrate.linux.mm import filemap, memory, page_writeback, swap, vmscan
+from mmigrate.linux.mm import filemap, memcontrol, memory, page_writeback, swap, vmscan
 
 EVERYTHING: Final = 1 << 62
 
@@ -231,5 +231,6 @@ def _invalidate_complete_page2(mapping: AddressSpace, page: Page) -> bool:
             return False
         BUG_ON(page_has_private(page) != 0, "has private data after it was released", page)
         filemap.__delete_from_page_cache(page, None)
+    memcontrol.page_left_cache(page)
     swap.put_page(page)
     return True

@@ -1,7 +1,7 @@
 """Isolation from the LRU lists, and the reclaim of isolated pages  (mm/vmscan.c).
 
-Differs: nobody scans the lists by himself yet; `reclaim_pages` takes the pages it is asked
-for, by the rules of direct reclaim.
+Who scans the lists is in `reclaim.py`; `reclaim_pages` takes the pages it is asked for, by the
+rules of direct reclaim.
 """
 
 from __future__ import annotations
@@ -103,6 +103,7 @@ from mmigrate.linux.kernel.straight import hot
 from mmigrate.linux.lib.list import ListHead, list_add, list_del, list_empty, list_move, list_splice
 from mmigrate.linux.mm import (
     filemap,
+    memcontrol,
     page_alloc,
     page_writeback,
     rmap,
@@ -239,6 +240,11 @@ class ScanControl:
     may_unmap: bool = True
     target_mem_cgroup: Any = None  # None: reclaim for everybody
     nr_scanned: int = 0
+    may_swap: bool = True
+    order: int = 0
+    nr_to_reclaim: int = SWAP_CLUSTER_MAX
+    nr_reclaimed: int = 0
+    priority: int = 0  # what part of the lists to look at: size >> priority
 
 
 @dataclass
@@ -344,6 +350,8 @@ def pageout(page: Page, mapping: AddressSpace | None) -> Pageout:
         return Pageout.CLEAN
     SetPageReclaim(page)
     wbc = page_writeback.WritebackControl(nr_to_write=SWAP_CLUSTER_MAX, for_reclaim=True)
+    if mapping.backing_dev_info.accounts_dirty and not current_is_kswapd():
+        page.zone.kernel.direct_writepage.append(page.pfn)
     res = mapping.a_ops.writepage(page, wbc)
     if res < 0:
         handle_write_error(mapping, page, res)
@@ -382,12 +390,15 @@ def __remove_mapping(mapping: AddressSpace, page: Page, reclaimed: bool) -> bool
         return False
     if PageSwapCache(page):
         entry: Any = page_private(page)
+        if page.mem_cgroup is not None:
+            memcontrol.mem_cgroup_swapout(page, entry)
         swap_state.__delete_from_swap_cache(page)
         spin_unlock(mapping.tree_lock)
-        swapfile.swapcache_free(entry)
+        swapfile.swapcache_free(entry, page)
     else:
         filemap.__delete_from_page_cache(page, None)
         spin_unlock(mapping.tree_lock)
+        memcontrol.page_left_cache(page)
     return True
 
 
@@ -460,6 +471,8 @@ def _shrink_page_list(
         list_add(page, ret_pages)
         if page.flags & (PG_lru | PG_unevictable):
             BUG("kept by reclaim, but on the LRU or unevictable", page)
+    if zone.kernel.memcg is not None:
+        memcontrol.mem_cgroup_uncharge_list(free_pages)
     page_alloc.free_hot_cold_page_list(free_pages, True)
     list_splice(ret_pages, page_list)
     count_vm_events(PGACTIVATE, pgactivate)
