@@ -253,7 +253,10 @@ class _Writer:
     def pin(self) -> None:
         process, area = self.any_area()
         write = self.random.random() < 0.7
-        self._see(f"_pin, pins, {process}, {self.part(area)}, {write}")
+        part = self.part(area)
+        if write:  # a real pin for writing stores first; so that both do
+            self._see(f"{process}.touch, {part}")
+        self._see(f"_pin, pins, {process}, {part}, {write}")
 
     # moving
 

@@ -41,6 +41,7 @@ DESTINATION_FREEING_CALLBACK: Final = "68711a746345"
 # Later than v3.19: what users of the system calls notice.  Where the id is not known for sure
 # there is a name with hyphens.
 MIGRATE_TO_THAT_NODE_ONLY: Final = "b360edb43f8e"
+MPROTECT_POPULATES_LOCKED: Final = "36f881883c57"
 ZERO_PAGE_IS_FAULT: Final = "d899844e9c98"
 RETRIES_COUNT_AS_FAILED: Final = "f2f81fb2b72b"
 NO_MEMORY_COUNTS_AS_FAILED: Final = "dfef2ef4027b"
@@ -98,6 +99,7 @@ SWITCHES: Final[dict[str, Switch]] = {
     MIGRATE_TO_THAT_NODE_ONLY: Switch(
         "mm, mempolicy: migrate_to_node should only migrate to node", "v4.1"
     ),
+    MPROTECT_POPULATES_LOCKED: Switch("mm: fix mprotect() behaviour on VM_LOCKED VMAs", "v4.2"),
     ZERO_PAGE_IS_FAULT: Switch(
         "mm: fix status code which move_pages() returns for zero page", "v4.3"
     ),

@@ -18,6 +18,7 @@ from mmigrate.linux.include.mm import (
     VM_EXEC,
     VM_GROWSDOWN,
     VM_HUGETLB,
+    VM_LOCKED,
     VM_NORESERVE,
     VM_READ,
     VM_SHARED,
@@ -51,7 +52,11 @@ from mmigrate.linux.include.pgtable import (
     swp_entry_to_pte,
 )
 from mmigrate.linux.include.sched import Task
-from mmigrate.linux.include.switches import KEEP_SOFT_DIRTY, ONE_LOOK_AT_PMD
+from mmigrate.linux.include.switches import (
+    KEEP_SOFT_DIRTY,
+    MPROTECT_POPULATES_LOCKED,
+    ONE_LOOK_AT_PMD,
+)
 from mmigrate.linux.include.vmstat import NUMA_HUGE_PTE_UPDATES, NUMA_PTE_UPDATES
 from mmigrate.linux.kernel.atomic import WRITE_ONCE
 from mmigrate.linux.kernel.page_flags import PageKsm
@@ -68,6 +73,7 @@ from mmigrate.linux.kernel.sched import cond_resched
 from mmigrate.linux.kernel.spinlock import spin_lock
 from mmigrate.linux.kernel.tlb import flush_tlb_range
 from mmigrate.linux.mm import (
+    gup,
     huge_memory,
     huge_split,
     hugetlb,
@@ -283,6 +289,9 @@ def mprotect_fixup(
     dirty_accountable = mmap.vma_wants_writenotify(vma)
     mmap.vma_set_page_prot(vma)
     change_protection(vma, start, end, vma.vm_page_prot, dirty_accountable, False)
+    if oldflags & (VM_WRITE | VM_SHARED | VM_LOCKED) == VM_LOCKED and newflags & VM_WRITE:
+        if mm.kernel.has(MPROTECT_POPULATES_LOCKED):
+            gup.populate_vma_page_range(vma, start, end)
     return 0, vma
 
 

@@ -213,6 +213,16 @@ def sys_set_mempolicy(task: Task, mode: int, mask: int, maxnode: int) -> int:
 def sys_get_mempolicy(task: Task, maxnode: int, addr: int, flags: int) -> tuple[int, int] | int:
     """(policy or node, mask), or -EINVAL, -EFAULT  (mm/mempolicy.c: get_mempolicy).
     @maxnode 0: the mask is not asked for."""
+    answer = do_get_mempolicy(task, maxnode, addr, flags)
+    if isinstance(answer, tuple) and task.kernel.has(SMALL_NODEMASK_ALLOWED):
+        # Only the words for the nodes that there can be are copied.
+        bits = -(-len(task.kernel.nodes) // WORD) * WORD
+        return answer[0], answer[1] & ((1 << bits) - 1)
+    return answer
+
+
+def do_get_mempolicy(task: Task, maxnode: int, addr: int, flags: int) -> tuple[int, int] | int:
+    """mm/mempolicy.c: do_get_mempolicy, and the checks around it."""
     small = task.kernel.has(SMALL_NODEMASK_ALLOWED)
     if maxnode and maxnode < (len(task.kernel.nodes) if small else MAX_NUMNODES):
         return -EINVAL
