@@ -68,9 +68,14 @@ class Program:
     def function(self, name: str) -> str:
         """As a function of a scenario file."""
         lines = [f"def {name}(machine):", '    """Generated."""', "    seen, pins = {}, []"]
+        # Files first: making one writes others of its filesystem back, at no certain time.
+        files = [step for step in self.steps if step.defines.startswith("f")]
+        lines += [f"    {step.text}".replace("NAME", name) for step in files]
         for number, step in enumerate(self.steps):
+            if step in files:
+                continue
             if step.defines:
-                lines.append(f"    {step.text}".replace("NAME", name))
+                lines.append(f"    {step.text}")
             else:
                 subject = step.text.split(",")[0]
                 lines.append(f'    seen["{number} {subject}"] = attempt({step.text})')
