@@ -14,8 +14,8 @@ from mmigrate.linux.include.switches import release_number
 
 @dataclass(frozen=True)
 class Difference:
-    """@case: "file:scenario".  @keys: the observations that differ.  @since: the first release
-    that differs.  @why: a sentence.  @commit: what changed it, "" if it is no single commit."""
+    """@case: "file:scenario".  @keys: the observations that differ.  @since: a release
+    from which on it is so.  @why: a sentence.  @commit: what changed it, "" if it is no single commit."""
 
     case: str
     keys: tuple[str, ...]
@@ -30,7 +30,32 @@ class Difference:
 _WHOLE = "a huge page moves as a whole, where the model splits it, as all kernels before v4.14 did"
 _WHOLE_COMMIT = "e8db67eb0ded"
 
+_COUNTED = "a huge page of hugetlbfs counts as the 512 pages that it has; it was one"
+
 TABLE: Final[tuple[Difference, ...]] = (
+    Difference("huge_pages:hugetlb_head", ("(migrations)",), "v6.1", _COUNTED),
+    Difference("huge_pages:hugetlb_migrate_pages", ("(migrations)",), "v6.1", _COUNTED),
+    Difference("huge_pages:hugetlb_mbind_move", ("(migrations)",), "v6.1", _COUNTED),
+    Difference("huge_pages:hugetlb_forked", ("(migrations)",), "v6.1", _COUNTED),
+    Difference(
+        "huge_pages:hugetlb_no_room",
+        ("move", "after", "(migrations)"),
+        "v6.1",
+        "a huge page is made of free memory when the pool of the node has none",
+    ),
+    Difference(
+        "huge_pages:hugetlb_strict",
+        ("strict",),
+        "v6.1",
+        "MPOL_MF_STRICT finds misplaced huge pages of hugetlbfs",
+    ),
+    Difference(
+        "huge_pages:hugetlb_tail",
+        ("move", "after", "(migrations)"),
+        "v6.12",
+        "any address in a huge page of hugetlbfs finds it; it had to be the first",
+        "7dff875c9436",
+    ),
     Difference(
         "huge_pages:transparent_one_page",
         ("after", "(migrations)"),
