@@ -15,7 +15,8 @@ from mmigrate.linux.include.switches import release_number
 @dataclass(frozen=True)
 class Difference:
     """@case: "file:scenario".  @keys: the observations that differ.  @since: a release
-    from which on it is so.  @why: a sentence.  @commit: what changed it, "" if it is no single commit."""
+    from which on it is so.  @why: a sentence.  @commit: what changed it, "" if that is not known
+    for sure."""
 
     case: str
     keys: tuple[str, ...]
