@@ -5,8 +5,8 @@ and leaves an `ending`. The decision is taken on the running task's own stack, a
 switched only if another task is chosen.
 
 A *step* is one access and everything up to the next one. A task that has not taken its
-first step has nevertheless run up to it, so that what each would touch next is always known
-(`task.access`). That is sound because what lies between accesses is a task's own business.
+first step has nevertheless run up to it, or its first step is to start, so that what each would
+touch next is always known (`task.access`). What lies between accesses is a task's own business.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from typing import Any, Final
 
 import greenlet
 
-from mmigrate.errors import KernelBug, Violation
+from mmigrate.errors import KernelBug, MmigrateError, Violation
 from mmigrate.linux.include.sched import Task
 from mmigrate.linux.kernel import sched
+from mmigrate.linux.kernel.sched import WRITE
 
 # What a step does to its CPU, as far as other tasks of that CPU are concerned.
 INSIDE: Final = -1  # it holds the CPU before and after: the others do not run anyway
@@ -175,6 +176,8 @@ class Execution:
         error, scheduler.failure = scheduler.failure, None
         scheduler.abandoned = False
         assert error is not None
+        if isinstance(error, MmigrateError):  # no finding, but wrong use
+            raise error
         while isinstance(error.__context__, KernelBug):
             error = error.__context__
         assert scheduler.failed is not None
@@ -197,7 +200,11 @@ class Execution:
                 self.tasks[task.index] = task
                 self.names[task.index] = self._label(task.name)
                 self.created_at[task.index] = len(self.log) - 1
-                self._bring_to_first_access(task)
+                if creator >= 0 or self.kernel.nodes:
+                    # Its first access is to start: it may take the CPU before any other.
+                    task.access = (task, "start", WRITE)
+                else:
+                    self._bring_to_first_access(task)
 
     def _label(self, name: str) -> str:
         """The name, or with a number behind it if two workers have the same."""

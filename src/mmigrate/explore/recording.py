@@ -48,8 +48,10 @@ class Recording(Execution):
         raise AssertionError("a subclass decides")
 
     def pick(self, me: Task | None) -> Task | None:
-        self.note_new_tasks(me)
-        self.must_repeat(not self.left)
+        if self.kernel.task_numbers != self._numbers:
+            self.note_new_tasks(me)
+        if self.left:
+            raise self.differs()
         if self._position < len(self.prefix):
             return self._repeat()
         if self._last is not None:
@@ -87,8 +89,8 @@ class Recording(Execution):
         number, count = self.prefix[self._position]
         self._position += 1
         chosen = self.tasks.get(number)
-        self.must_repeat(chosen is not None and not chosen.finished)
-        assert chosen is not None
+        if chosen is None or chosen.finished:
+            raise self.differs()
         obj, name, kind = chosen.access
         self.log.append((obj, name))
         self.kinds.append(kind)
@@ -122,14 +124,15 @@ class Recording(Execution):
 
     def must_have_repeated(self) -> None:
         """Raises ScenarioError: the run ended within the prefix."""
-        self.must_repeat(self._position == len(self.prefix) and not self.left)
+        if self._position < len(self.prefix) or self.left:
+            raise self.differs()
 
-    def must_repeat(self, same: bool) -> None:
-        if not same:
-            raise ScenarioError(
-                "the scenario did not do the same twice: something in it is random, or remembers "
-                "an earlier run"
-            )
+    def differs(self) -> ScenarioError:
+        """What is to be said of a run that did not repeat its prefix."""
+        return ScenarioError(
+            "the scenario did not do the same twice: something in it is random, or remembers an "
+            "earlier run"
+        )
 
     def finish(self) -> None:
         if self._last is not None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from mmigrate.errors import KernelBug, ScenarioError, Violation
+from mmigrate.errors import KernelBug, MmigrateError, ScenarioError, Violation
 from mmigrate.explore.execution import Ending, Execution, Over
 from mmigrate.explore.program import Tasks
 from mmigrate.linux.include.switches import BASE
@@ -102,7 +102,7 @@ class Target:
                 run.go()
         except Over:
             pass
-        except ScenarioError:
+        except MmigrateError:
             raise
         except Exception as error:
             raised = violation_of(self.name, error)

@@ -415,7 +415,7 @@ class Machine:
     def swap_out(self, process: Process, where: Mapping) -> int:
         """Reclaim the pages of a range, as far as the rules of reclaim allow; how many."""
         with process.running():
-            pages = [page for a in where.pages() if (page := process.page_at(a)) is not None]
+            pages = [page for a in where.pages() if (page := process.looked_up(a)) is not None]
             return vmscan.reclaim_pages(self.kernel, pages)
 
     def compact(self, node: int | None = None) -> None:

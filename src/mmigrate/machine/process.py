@@ -66,6 +66,7 @@ from mmigrate.linux.include.sched import Task
 from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.bug import BUG
 from mmigrate.linux.kernel.cpuset import Cpuset
+from mmigrate.linux.kernel.pgtable import find_leaf, ptep_get
 from mmigrate.linux.kernel.tlb import user_access
 from mmigrate.linux.mm import (
     filemap,
@@ -606,6 +607,12 @@ class Process:
     def page_at(self, address: int) -> Page | None:
         """The page that is mapped at @address (model only); None if none is present."""
         pte = peek_pte(self.mm, address)
+        return self.mm.kernel.page_of(pte_pfn(pte)) if pte_present(pte) else None
+
+    def looked_up(self, address: int) -> Page | None:
+        """The same as a step of the running task, which other tasks can come before."""
+        leaf = find_leaf(self.mm, address)
+        pte = 0 if leaf is None else ptep_get(leaf, address)
         return self.mm.kernel.page_of(pte_pfn(pte)) if pte_present(pte) else None
 
     def placement(self, where: Where, length: int | None = None) -> dict[int, int]:

@@ -63,9 +63,13 @@ def _start(kernel: Kernel, target: Disk) -> None:
 
 def _work(target: Disk) -> None:
     try:
-        while target.queue and not target.hold:
+        while True:
+            # The look that finds nothing is a step too: what is submitted behind it starts
+            # another worker.
             if sched.hook is not None:
                 sched.hook.announce(target, "queue", WRITE)
+            if not target.queue or target.hold:
+                return
             end_io = target.queue.popleft()
             error = target.fail > 0
             if error:

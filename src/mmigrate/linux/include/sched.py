@@ -73,6 +73,7 @@ class Task:
         "mems_allowed",
         "mm",
         "name",
+        "named",
         "nr_dirtied",
         "numa",
         "number",
@@ -116,6 +117,7 @@ class Task:
         # the explorer's: (object, field, kind) it is about to touch, and its place in the search
         self.access: tuple[Any, Any, int] = (None, None, 0)
         self.index = -1
+        self.named = 0  # how many objects have a number of its own
 
     def __repr__(self) -> str:
         return self.name

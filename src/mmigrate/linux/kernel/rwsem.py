@@ -143,7 +143,7 @@ def up_write(sem: RwSemaphore) -> None:
 
 def rwsem_is_locked(sem: RwSemaphore) -> bool:
     if sched.hook is not None:
-        sched.hook.announce(sem, "count", READ)
+        sched.hook.announce(sem, "count", WRITE)  # it sees readers too, who commute as READ
     return not sem.is_free()
 
 

@@ -117,6 +117,18 @@ def warn(text: str) -> None:
         warnings.append(text)
 
 
+def fresh_number(kernel: Kernel, counter: str) -> int:
+    """A number for the name of a new object.  A task that is explored has numbers of its own:
+    who comes first must not change how things are called."""
+    me = task
+    if hook is not None and me.index >= 0:
+        me.named += 1
+        return 1000 * me.number + me.named
+    number: int = getattr(kernel, counter) + 1
+    setattr(kernel, counter, number)
+    return number
+
+
 def cond_resched() -> None:
     """A point where a long loop lets others run; every announced access is one here."""
 

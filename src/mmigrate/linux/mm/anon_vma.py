@@ -13,6 +13,7 @@ from functools import partial
 from mmigrate.linux.include.kernel import Kernel
 from mmigrate.linux.include.mm import VM_EXEC, VM_READ, VM_SOFTDIRTY, VM_WRITE
 from mmigrate.linux.include.mm_types import POISON, AnonVma, AnonVmaChain, Page, Vma
+from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.atomic import READ_ONCE
 from mmigrate.linux.kernel.bug import BUG, BUG_ON
 from mmigrate.linux.kernel.kref import kref_get, kref_get_unless_zero, kref_put
@@ -36,8 +37,7 @@ from mmigrate.linux.mm import mempolicy
 def anon_vma_alloc(kernel: Kernel) -> AnonVma:
     """A new anon_vma, its own root, with the reference of its first area
     (mm/rmap.c: anon_vma_alloc)."""
-    kernel.anon_vma_numbers += 1
-    number = kernel.anon_vma_numbers
+    number = sched.fresh_number(kernel, "anon_vma_numbers")
     anon_vma = AnonVma(number, RwSemaphore("anon_vma", f"anon_vma {number} lock"))
     kernel.anon_vmas[number] = anon_vma
     return anon_vma

@@ -14,6 +14,7 @@ from mmigrate.linux.include.mm import (
 from mmigrate.linux.include.mm_types import Mm, PageTable, Vma
 from mmigrate.linux.include.sched import Task
 from mmigrate.linux.include.vmstat import MM_ANONPAGES, MM_FILEPAGES
+from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.atomic import WRITE_ONCE, atomic_dec_and_test, atomic_inc
 from mmigrate.linux.kernel.bug import BUG_ON
 from mmigrate.linux.kernel.rwsem import RwSemaphore, down_write, down_write_nested, up_write
@@ -37,13 +38,13 @@ def mm_alloc(kernel: Kernel, name: str) -> Mm:
 
 def _mm_init(kernel: Kernel, name: str) -> Mm:
     """kernel/fork.c: mm_init."""
-    kernel.table_numbers += 1
+    number = sched.fresh_number(kernel, "table_numbers")
     mm = Mm(
         kernel,
         name,
         RwSemaphore("mmap_sem", f"{name} mmap_sem"),
         SpinLock("page_table_lock", f"{name} page_table_lock"),
-        PageTable(4, kernel.table_numbers, SpinLock("page_table_lock", f"{name} pgd")),
+        PageTable(4, number, SpinLock("page_table_lock", f"{name} pgd")),
     )
     kernel.mms.append(mm)
     return mm

@@ -102,8 +102,7 @@ def vm_normal_page(vma: Vma, addr: int, pte: int) -> Page | None:
 
 def new_table(mm: Mm, level: int) -> PageTable:
     kernel = mm.kernel
-    kernel.table_numbers += 1
-    number = kernel.table_numbers
+    number = sched.fresh_number(kernel, "table_numbers")
     lock = SpinLock("ptl" if level == 1 else "pmd lock", f"table {number} lock")
     return PageTable(level, number, lock)
 
