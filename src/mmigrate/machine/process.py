@@ -612,7 +612,9 @@ class Process:
     def looked_up(self, address: int) -> Page | None:
         """The same as a step of the running task, which other tasks can come before."""
         leaf = find_leaf(self.mm, address)
-        pte = 0 if leaf is None else ptep_get(leaf, address)
+        if leaf is None:  # a huge page, or nothing
+            return self.page_at(address)
+        pte = ptep_get(leaf, address)
         return self.mm.kernel.page_of(pte_pfn(pte)) if pte_present(pte) else None
 
     def placement(self, where: Where, length: int | None = None) -> dict[int, int]:
