@@ -10,6 +10,7 @@ from mmigrate.linux.include.mm_types import PageTable
 from mmigrate.linux.include.page_flags import (
     PG_active,
     PG_dirty,
+    PG_hwpoison,
     PG_lru,
     PG_mlocked,
     PG_swapbacked,
@@ -36,6 +37,7 @@ from mmigrate.linux.kernel.spinlock import spin_lock
 from mmigrate.linux.lib.list import ListHead, list_add, list_del
 from mmigrate.linux.mm import vmscan
 from mmigrate.linux.mm.huge_memory import huge_parts
+from mmigrate.linux.mm.page_isolation import set_migratetype_isolate
 
 
 def huge_area(process):
@@ -279,6 +281,17 @@ def group_statistics(scene):
     group(scene)[0].stat["mapped_file"] += 1
 
 
+def page_blocks(scene):
+    """Isolated, and not given back."""
+    set_migratetype_isolate(scene.zone, scene.zone.end_pfn - 1, False)
+
+
+def out_of_use(scene):
+    """Bad memory that somebody still uses."""
+    scene.page.flags |= PG_hwpoison
+    scene.kernel.num_poisoned_pages += 1
+
+
 SEEDED = {
     "warnings": warnings,
     "locks": locks,
@@ -309,6 +322,8 @@ SEEDED = {
     "owners": owners,
     "group lists": group_lists,
     "group statistics": group_statistics,
+    "page blocks": page_blocks,
+    "out of use": out_of_use,
 }
 
 

@@ -21,6 +21,7 @@ from mmigrate.check import (
     hugetlb,
     lists,
     memory_groups,
+    page_blocks,
     page_cache,
     ptes,
     quiet,
@@ -65,6 +66,8 @@ ORACLES: Final[dict[str, Oracle]] = {
     "owners": memory_groups.owners,
     "group lists": memory_groups.group_lists,
     "group statistics": memory_groups.group_statistics,
+    "page blocks": page_blocks.page_blocks,
+    "out of use": page_blocks.out_of_use,
 }
 
 

@@ -32,6 +32,7 @@ def references(view: View) -> Iterator[Violation]:
             "private": 1 if page.flags & PAGE_FLAGS_PRIVATE and not counted_elsewhere else 0,
             "balloon": 1 if pfn in ballooned else 0,
             "vectors": view.vectors[pfn],
+            "contiguous": 1 if pfn in view.contiguous else 0,
             "pins": sum(view.pins[part] for part in range(pfn, pfn + size_of(page))),
         }
         if page._count != sum(named.values()):

@@ -28,7 +28,7 @@ class View:
     first address); @entries: swap-like entries in page tables, as (mm, address, entry); @slots:
     pfn to the (mapping, index) that cache it; @vectors, @pins: how often a pfn is in a per-CPU
     vector, or pinned; @hugetlb: the entries that map pages of hugetlb; @pooled: the frames of its
-    free pages."""
+    free pages; @contiguous: the pfns that `alloc_contig` handed out."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
@@ -84,6 +84,12 @@ class View:
             for pfn in range(page.pfn, page.pfn + h.pages)
         }
         self.pins = Counter(page.pfn for pin in machine.pins for page in pin.pages)
+        self.contiguous = {
+            pfn
+            for taken in machine.contiguous
+            if taken.held
+            for pfn in range(taken.start_pfn, taken.end_pfn)
+        }
 
     def _hugetlb_entry(self, mm: Mm, address: int, entry: int) -> None:
         if pte_present(entry):

@@ -48,6 +48,14 @@ from mmigrate.machine.balloon import Balloon
 from mmigrate.machine.boot import boot
 from mmigrate.machine.cgroup import Cgroup
 from mmigrate.machine.device import Device
+from mmigrate.machine.hotplug import (
+    CmaArea,
+    Contiguous,
+    alloc_contig_frames,
+    offline,
+    online,
+    soft_offline,
+)
 from mmigrate.machine.process import Pin, Process, checked, mask_of
 from mmigrate.machine.shadow import Shadow
 from mmigrate.units import MiB
@@ -113,6 +121,7 @@ class Machine:
             self.kernel.numa_balancing = NumaBalancing()
         self.processes: list[Process] = []
         self.pins: list[Pin] = []
+        self.contiguous: list[Contiguous] = []
         self.devices: list[Device] = []
         self._khugepaged: Task | None = None
         self._kswapd: dict[int, Task] = {}
@@ -429,6 +438,46 @@ class Machine:
         if not 0 <= node < len(self.kernel.nodes):
             raise ScenarioError(f"there is no node {node}")
         compaction.compact_node(self.kernel, node)
+
+    def alloc_contig(self, start_pfn: int, end_pfn: int) -> Contiguous:
+        """Take the frames from @start_pfn to @end_pfn for oneself; what is in use there moves
+        away.  The pageblocks around it are movable afterwards.
+
+        Raises OSError: EBUSY if something does not move, ENOMEM.  ScenarioError: no such frames.
+        """
+        return alloc_contig_frames(self.kernel, start_pfn, end_pfn, self.contiguous)
+
+    def cma(self, size: int, node: int = 0) -> CmaArea:
+        """Set aside an area of @size bytes, a multiple of 4 MiB, of free memory, which only movable
+        pages may use until somebody takes it with `alloc`."""
+        if not 0 <= node < len(self.kernel.nodes):
+            raise ScenarioError(f"there is no node {node}")
+        return CmaArea(self.kernel, node, size // 4096, self.contiguous)
+
+    def offline(self, what: int | range) -> None:
+        """Take a node, or a range of frames, out of use; what is in use there moves away.  A node
+        goes in blocks of 128 MiB, the movable ones first; if one cannot go, those before it
+        stay out of use.
+
+        Raises OSError: EBUSY, EAGAIN or ENOMEM if something does not move, EINVAL if the range
+        is not made of pageblocks of one zone.  ScenarioError: there is no such node.
+        """
+        offline(self.kernel, what)
+
+    def online(self, what: int | range) -> None:
+        """Take a node, or a range of frames, into use again.
+
+        Raises OSError: EINVAL if the range is in use.  ScenarioError: there is no such node.
+        """
+        online(self.kernel, what)
+
+    def soft_offline(self, pfn: int) -> None:
+        """Take a frame out of use whose memory is suspect: a write to
+        /sys/devices/system/memory/soft_offline_page.
+
+        Raises OSError: EBUSY if it is out already, EIO if its page does not move.
+        """
+        soft_offline(self.kernel, pfn)
 
     @cached_property
     def balloon(self) -> Balloon:

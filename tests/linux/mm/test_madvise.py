@@ -22,7 +22,6 @@ from mmigrate.linux.include.mm import (
     MADV_RANDOM,
     MADV_REMOVE,
     MADV_SEQUENTIAL,
-    MADV_SOFT_OFFLINE,
     MADV_WILLNEED,
     VM_DONTCOPY,
     VM_DONTDUMP,
@@ -55,7 +54,7 @@ def test_errors(computer):
     assert advise(app, where.start + 1, PAGE, MADV_NORMAL) == -errno.EINVAL
     assert advise(app, where.start, 0, MADV_NORMAL) == 0
     assert advise(app, where.start, 1 << 64, MADV_NORMAL) == -errno.EINVAL
-    for unknown in (MADV_MERGEABLE, MADV_HWPOISON, MADV_SOFT_OFFLINE):
+    for unknown in (MADV_MERGEABLE, MADV_HWPOISON):
         assert advise(app, where.start, PAGE, unknown) == -errno.EINVAL
 
 

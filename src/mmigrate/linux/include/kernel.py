@@ -32,12 +32,16 @@ class Kernel:
         "inodes",
         "jiffies",
         "lock_order",
+        "mem_hotplug",
         "mem_map",
         "memcg",
+        "memory_chain",
+        "memory_isolate_chain",
         "mms",
         "node_distance",
         "node_states_memory",
         "nodes",
+        "num_poisoned_pages",
         "numa_balancing",
         "policy_zone",
         "rcu_callbacks",
@@ -76,6 +80,12 @@ class Kernel:
         self.swap: Any = None  # linux/mm/swapfile.py
         self.transparent_hugepage: Any = None  # linux/mm/huge_memory.py
         self.hugetlb: Any = None  # linux/include/hugetlb.py
+        self.mem_hotplug: Any = None  # linux/mm/memory_hotplug.py
+        # who is asked when memory comes or goes: (MEM_*, first frame, how many) -> 0 or -errno
+        self.memory_chain: list[Callable[[int, int, int], int]] = []
+        # who can give pages of a range back: (first frame, how many) -> how many of them
+        self.memory_isolate_chain: list[Callable[[int, int], int]] = []
+        self.num_poisoned_pages = 0  # known to be bad
         self.numa_balancing: Any = None  # linux/kernel/fair.py; None: off
         # time in milliseconds, which passes only where somebody says so
         self.jiffies = 1

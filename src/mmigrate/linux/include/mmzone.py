@@ -91,10 +91,13 @@ class Zone:
         "managed_pages",
         "name",
         "nid",
+        "nr_isolate_pageblock",
+        "offline",
         "pageblock_skip",
         "pageblock_type",
         "pageset",
         "present_pages",
+        "spanned_pages",
         "untouched",
         "vm_stat",
         "watermark",
@@ -119,6 +122,7 @@ class Zone:
         self.zone_idx = zone_idx
         self.name = ZONE_NAMES[zone_idx]
         self.zone_start_pfn = start_pfn
+        self.spanned_pages = nr_pages  # with the holes that memory leaves which is taken away
         self.present_pages = nr_pages
         self.managed_pages = nr_pages
         self.watermark = [0, 0, 0]
@@ -128,6 +132,8 @@ class Zone:
         self.lock = lock
         self.free_area = [FreeArea() for _ in range(MAX_ORDER)]
         self.pageblock_type: dict[int, int] = {}  # pageblock number; MOVABLE if absent
+        self.nr_isolate_pageblock = 0  # how many are MIGRATE_ISOLATE
+        self.offline: list[tuple[int, int]] = []  # ranges out of use: (first pfn, last pfn + 1)
         # Largest blocks nobody has asked for yet, as (first pfn, last pfn + 1): they are
         # free and counted, but have no Page. The allocator turns one into a real block
         # when the lists are empty.
@@ -150,7 +156,7 @@ class Zone:
 
     @property
     def end_pfn(self) -> int:
-        return self.zone_start_pfn + self.present_pages
+        return self.zone_start_pfn + self.spanned_pages
 
     def __repr__(self) -> str:
         return f"node {self.nid} zone {self.name}"
@@ -160,6 +166,7 @@ class PglistData:
     """A memory node  (struct pglist_data)."""
 
     __slots__ = (
+        "empty_zones",
         "kernel",
         "node_id",
         "node_present_pages",
@@ -177,6 +184,7 @@ class PglistData:
         self.node_start_pfn = start_pfn
         self.node_present_pages = nr_pages
         self.node_zones: list[Zone] = []  # populated zones only, ascending
+        self.empty_zones: list[Zone] = []  # those whose memory is out of use
         # [0]: all nodes by distance, [1]: this node only (__GFP_THISNODE)
         self.node_zonelists: tuple[list[Zone], list[Zone]] = ([], [])
         # numabalancing_migrate_lock: how many pages hinting faults have moved here, until when

@@ -1,7 +1,7 @@
 """Advice about the use of memory  (mm/madvise.c).
 
-Differs: no kernel samepage merging, no memory failure and no huge pages yet: their advices
-are unknown (-EINVAL), or only set flags.
+Differs: no kernel samepage merging yet, and no hard memory failure: their advices are unknown
+(-EINVAL).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from mmigrate.linux.include.mm import (
     MADV_RANDOM,
     MADV_REMOVE,
     MADV_SEQUENTIAL,
+    MADV_SOFT_OFFLINE,
     MADV_WILLNEED,
     VM_DONTCOPY,
     VM_DONTDUMP,
@@ -64,6 +65,7 @@ from mmigrate.linux.mm import (
     filemap,
     khugepaged,
     memory,
+    memory_failure,
     mempolicy,
     mmap,
     shmem,
@@ -252,6 +254,8 @@ def _madvise_vma(
 def sys_madvise(task: Task, start: int, length: int, behavior: int) -> int:
     """The system call madvise.  Holes in the range are passed over and make it -ENOMEM in
     the end  (mm/madvise.c: sys_madvise)."""
+    if behavior == MADV_SOFT_OFFLINE:
+        return memory_failure.madvise_hwpoison(task, start, start + length)
     if behavior not in BEHAVIOURS and behavior not in READERS:
         return -EINVAL
     if start & ~PAGE_MASK:

@@ -39,6 +39,7 @@ from mmigrate.linux.include.gfp import (
     MIGRATE_MOVABLE,
     MIGRATE_PCPTYPES,
     MIGRATE_RECLAIMABLE,
+    MIGRATE_RESERVE,
     MIGRATE_TYPES,
     MIGRATE_UNMOVABLE,
 )
@@ -65,6 +66,7 @@ from mmigrate.linux.include.page_flags import (
     PAGE_BUDDY_MAPCOUNT_VALUE,
     PAGE_FLAGS_CHECK_AT_FREE,
     PG_head,
+    PG_hwpoison,
     PG_tail,
     page_flag_names,
 )
@@ -97,18 +99,20 @@ from mmigrate.linux.mm.page_boot import init_memory as init_memory
 
 _CHECK_AT_FREE: Final = PAGE_FLAGS_CHECK_AT_FREE
 PAGE_ALLOC_COSTLY_ORDER: Final = 3
+_NOBODY: Final[list[Page | None]] = [None] * SECTION_SIZE
 ALLOC_WMARK_MIN: Final = WMARK_MIN
 ALLOC_WMARK_LOW: Final = WMARK_LOW
 ALLOC_WMARK_MASK: Final = 0x03
 ALLOC_NO_WATERMARKS: Final = 0x04
 ALLOC_HARDER: Final = 0x10
 ALLOC_HIGH: Final = 0x20
+ALLOC_CMA: Final = 0x80  # free pages of CMA areas count too
 
 # Where to steal, in this order, when a migrate type has no free block.
 FALLBACKS: Final = {
     MIGRATE_UNMOVABLE: (MIGRATE_RECLAIMABLE, MIGRATE_MOVABLE),
     MIGRATE_RECLAIMABLE: (MIGRATE_UNMOVABLE, MIGRATE_MOVABLE),
-    MIGRATE_MOVABLE: (MIGRATE_RECLAIMABLE, MIGRATE_UNMOVABLE),
+    MIGRATE_MOVABLE: (MIGRATE_CMA, MIGRATE_RECLAIMABLE, MIGRATE_UNMOVABLE),
 }
 
 
@@ -130,6 +134,11 @@ def _page(zone: Zone, pfn: int) -> Page:
     if page is None:
         page = section[pfn & (SECTION_SIZE - 1)] = Page(pfn, zone)
     return page
+
+
+def page_of_frame(zone: Zone, pfn: int) -> Page:
+    """The page of a frame of the zone, whether it has ever been in use or not."""
+    return _page(zone, pfn)
 
 
 def get_pageblock_migratetype(zone: Zone, pfn: int) -> int:
@@ -205,6 +214,15 @@ def _realise(zone: Zone) -> bool:
     return True
 
 
+def count_freepages(zone: Zone, number: int, migratetype: int) -> None:
+    """Change the counters of free pages; those of isolated pageblocks are not counted
+    (include/linux/vmstat.h: __mod_zone_freepage_state)."""
+    if migratetype != MIGRATE_ISOLATE:
+        zone.vm_stat[NR_FREE_PAGES] += number
+        if migratetype == MIGRATE_CMA:
+            zone.vm_stat[NR_FREE_CMA_PAGES] += number
+
+
 def _expand(zone: Zone, page: Page, low: int, high: int, migratetype: int) -> None:
     """Give back the upper halves of a block that is too large  (mm/page_alloc.c: expand)."""
     while high > low:
@@ -257,6 +275,8 @@ def _try_to_steal(
 ) -> int:
     """Convert the whole pageblock if that pays; the type the rest gets
     (mm/page_alloc.c: try_to_steal_freepages)."""
+    if fallback == MIGRATE_CMA:  # stays what it is
+        return fallback
     if current_order >= PAGEBLOCK_ORDER:
         for pfn in range(page.pfn, page.pfn + (1 << current_order), PAGEBLOCK_NR_PAGES):
             set_pageblock_migratetype(zone, pfn, start_type)
@@ -269,8 +289,8 @@ def _try_to_steal(
 
 
 def move_freepages_block(zone: Zone, pfn: int, migratetype: int) -> int:
-    """Move the free blocks of a pageblock to the lists of another type; how many pages
-    (mm/page_alloc.c: move_freepages_block)."""
+    """Move the free blocks that begin in a pageblock to the lists of another type; how many
+    pages  (mm/page_alloc.c: move_freepages_block)."""
     first = pfn & ~(PAGEBLOCK_NR_PAGES - 1)
     section = zone.kernel.mem_map.get(first >> SECTION_SHIFT, ())
     moved = 0
@@ -279,13 +299,18 @@ def move_freepages_block(zone: Zone, pfn: int, migratetype: int) -> int:
         if page is None or page.pfn < position or page._mapcount != PAGE_BUDDY_MAPCOUNT_VALUE:
             continue
         if page.zone is zone:
-            order: int = page.private
-            list_del(page)
-            list_add(page, zone.free_area[order].free_list[migratetype])
-            page.index = migratetype
-            moved += 1 << order
-            position = page.pfn + (1 << order)
+            moved += move_free_block(zone, page, migratetype)
+            position = page.pfn + (1 << page.private)
     return moved
+
+
+def move_free_block(zone: Zone, page: Page, migratetype: int) -> int:
+    """Move one free block; how many pages  (mm/page_alloc.c: move_freepages)."""
+    order: int = page.private
+    list_del(page)
+    list_add(page, zone.free_area[order].free_list[migratetype])
+    page.index = migratetype
+    return 1 << order
 
 
 @small
@@ -305,11 +330,16 @@ def __rmqueue(zone: Zone, order: int, migratetype: int) -> Page | None:
 
 @hot
 def __free_one_page(zone: Zone, pfn: int, order: int, migratetype: int) -> None:
-    """Free a block and merge it with its buddies as far as they are free
-    (mm/page_alloc.c: __free_one_page)."""
+    """Free a block and merge it with its buddies as far as they are free, that of an isolated
+    pageblock not beyond it; the caller counts it  (mm/page_alloc.c: __free_one_page).
+
+    Known defect of v3.19: the type of the buddy is not looked at, so a pageblock can merge with
+    one that is isolated, whose pages are then missing from the counters.
+    """
     mem_map = zone.kernel.mem_map
-    start, end = zone.zone_start_pfn, zone.zone_start_pfn + zone.present_pages
-    while order < MAX_ORDER - 1:
+    start, end = zone.zone_start_pfn, zone.zone_start_pfn + zone.spanned_pages
+    max_order = PAGEBLOCK_ORDER if migratetype == MIGRATE_ISOLATE else MAX_ORDER - 1
+    while order < max_order:
         buddy_pfn = pfn ^ (1 << order)
         if not start <= buddy_pfn < end:
             break
@@ -350,11 +380,13 @@ def _rmqueue_bulk(zone: Zone, pcp: PerCpuPages, migratetype: int, cold: bool) ->
     head: ListHead = pcp.lists[migratetype]
     sched.preempt_disable()
     with spin_lock(zone.lock):
-        taken = 0
+        taken = of_cma = 0
         while taken < pcp.batch:
             page = __rmqueue(zone, 0, migratetype)
             if page is None:
                 break
+            if page.index == MIGRATE_CMA:
+                of_cma += 1
             if cold:
                 list_add_tail(page, head)
             else:
@@ -362,6 +394,7 @@ def _rmqueue_bulk(zone: Zone, pcp: PerCpuPages, migratetype: int, cold: bool) ->
                 head = page
             taken += 1
         zone.vm_stat[NR_FREE_PAGES] -= taken
+        zone.vm_stat[NR_FREE_CMA_PAGES] -= of_cma
         pcp.count += taken
     sched.preempt_enable()
 
@@ -373,6 +406,7 @@ def _free_pcppages_bulk(zone: Zone, count: int, pcp: PerCpuPages) -> None:
     sched.preempt_disable()
     with spin_lock(zone.lock):
         migratetype = batch_free = 0
+        isolating = zone.nr_isolate_pageblock
         to_free = count
         while to_free:
             while True:
@@ -386,7 +420,13 @@ def _free_pcppages_bulk(zone: Zone, count: int, pcp: PerCpuPages) -> None:
             while True:
                 page: Page = head.prev
                 list_del(page)
-                __free_one_page(zone, page.pfn, 0, page.index)
+                freed_as = page.index
+                if isolating:
+                    freed_as = get_pageblock_migratetype(zone, page.pfn)
+                __free_one_page(zone, page.pfn, 0, freed_as)
+                if freed_as > MIGRATE_RESERVE:  # counted below as if it were an ordinary one
+                    count_freepages(zone, 1, freed_as)
+                    zone.vm_stat[NR_FREE_PAGES] -= 1
                 to_free -= 1
                 batch_free -= 1
                 if not to_free or not batch_free or head.next is head:
@@ -397,18 +437,21 @@ def _free_pcppages_bulk(zone: Zone, count: int, pcp: PerCpuPages) -> None:
     sched.preempt_enable()
 
 
-def drain_pages(kernel: Kernel, cpu: Cpu) -> None:
-    """Empty the per-CPU lists of a CPU  (mm/page_alloc.c: drain_pages)."""
+def drain_pages(kernel: Kernel, cpu: Cpu, only: Zone | None = None) -> None:
+    """Empty the lists of a CPU, those of all zones or of one
+    (mm/page_alloc.c: drain_pages, drain_pages_zone)."""
     for node in kernel.nodes:
         for zone in node.node_zones:
+            if only is not None and zone is not only:
+                continue
             pcp = zone.pageset[cpu.number]
             if pcp.count:
                 _free_pcppages_bulk(zone, pcp.count, pcp)
 
 
-def drain_all_pages(kernel: Kernel) -> None:
+def drain_all_pages(kernel: Kernel, only: Zone | None = None) -> None:
     """The same on all CPUs  (mm/page_alloc.c: drain_all_pages)."""
-    run_on_cpus(kernel.cpus, lambda cpu: drain_pages(kernel, cpu), "drain_pages")
+    run_on_cpus(kernel.cpus, lambda cpu: drain_pages(kernel, cpu, only), "drain_pages")
 
 
 # --- allocation ---
@@ -424,7 +467,8 @@ def zone_watermark_ok(
         mark -= mark // 2
     if alloc_flags & ALLOC_HARDER:
         mark -= mark // 4
-    if free_pages <= mark + zone.lowmem_reserve[classzone_idx]:
+    of_cma = 0 if alloc_flags & ALLOC_CMA else zone.vm_stat[NR_FREE_CMA_PAGES]
+    if free_pages - of_cma <= mark + zone.lowmem_reserve[classzone_idx]:
         return False
     for lower in range(order):
         free_pages -= zone.free_area[lower].nr_free << lower
@@ -455,7 +499,7 @@ def _buffered_rmqueue(
             found = __rmqueue(zone, order, migratetype)
             if found is None:
                 return None
-            zone.vm_stat[NR_FREE_PAGES] -= 1 << order
+            count_freepages(zone, -(1 << order), found.index)
         page = found
     stat = zone.vm_stat
     if zone.nid == preferred.nid:
@@ -466,10 +510,12 @@ def _buffered_rmqueue(
     here = preferred.nid if gfp & __GFP_OTHER_NODE else sched.task.cpu.node
     stat[NUMA_LOCAL if zone.nid == here else NUMA_OTHER] += 1
     zone.kernel.vm_events[PGALLOC_DMA + zone.zone_idx] += 1 << order
-    if page._count or page.mapping is not None or page.flags:
-        bad_page(page, "not clean when it was allocated")
     if order:
-        _prep_block(zone, page, order, gfp)
+        if not _prep_block(zone, page, order, gfp):
+            return _buffered_rmqueue(preferred, zone, order, gfp, migratetype)
+    elif page._count or page.mapping is not None or page.flags:
+        bad_page(page, "not clean when it was allocated")  # dropped; another one
+        return _buffered_rmqueue(preferred, zone, order, gfp, migratetype)
     else:
         page._count = 1
         page.private = 0
@@ -477,8 +523,13 @@ def _buffered_rmqueue(
     return page
 
 
-def _prep_block(zone: Zone, page: Page, order: int, gfp: int) -> None:
-    """Set up the pages of a larger block  (mm/page_alloc.c: prep_new_page)."""
+def _prep_block(zone: Zone, page: Page, order: int, gfp: int) -> bool:
+    """Set up the pages of a larger block; False if one is bad, and the block is dropped
+    (mm/page_alloc.c: prep_new_page)."""
+    for part in _parts(page, order):
+        if part._count or part.mapping is not None or part.flags:
+            bad_page(part, "not clean when it was allocated")
+            return False
     page._count = 1
     page.private = 0
     for pfn in range(page.pfn, page.pfn + (1 << order)):
@@ -490,6 +541,7 @@ def _prep_block(zone: Zone, page: Page, order: int, gfp: int) -> None:
     if gfp & __GFP_COMP:
         page.flags |= PG_head
         _page(zone, page.pfn + 1).index = order
+    return True
 
 
 def compound_order(page: Page) -> int:
@@ -522,7 +574,9 @@ def _get_page_from_freelist(
             continue
         if not alloc_flags & ALLOC_NO_WATERMARKS:
             mark = zone.watermark[alloc_flags & ALLOC_WMARK_MASK]
-            spare = zone.vm_stat[NR_FREE_PAGES] - mark - zone.lowmem_reserve[classzone_idx]
+            stat = zone.vm_stat
+            spare = stat[NR_FREE_PAGES] - stat[NR_FREE_CMA_PAGES]
+            spare -= mark + zone.lowmem_reserve[classzone_idx]
             # far above the mark there is nothing to look at
             if (order or spare <= 0) and not zone_watermark_ok(
                 zone, order, mark, classzone_idx, alloc_flags
@@ -558,14 +612,15 @@ def alloc_pages_nodemask(
             break
     if preferred is None:
         return None
+    cma = ALLOC_CMA if migratetype == MIGRATE_MOVABLE else 0
     page = _get_page_from_freelist(
-        gfp, order, zonelist, nodemask, preferred, ALLOC_WMARK_LOW, high_zoneidx, migratetype
+        gfp, order, zonelist, nodemask, preferred, ALLOC_WMARK_LOW | cma, high_zoneidx, migratetype
     )
     if page is not None:
         return page
     # kswapd would be woken here, which acts when it is asked only; then once more down to the
     # lowest mark
-    alloc_flags = ALLOC_WMARK_MIN
+    alloc_flags = ALLOC_WMARK_MIN | cma
     if gfp & __GFP_HIGH:
         alloc_flags |= ALLOC_HIGH
     if not gfp & __GFP_WAIT and not gfp & __GFP_NOMEMALLOC:
@@ -703,7 +758,11 @@ def alloc_pages_exact_node(kernel: Kernel, nid: int, gfp: int, order: int) -> Pa
 
 
 def bad_page(page: Page, why: str) -> None:
-    """Complain about a page whose state is wrong  (mm/page_alloc.c: bad_page)."""
+    """Complain about a page whose state is wrong, unless its memory is known to be bad: then
+    it is dropped in silence  (mm/page_alloc.c: bad_page)."""
+    if page.flags & PG_hwpoison:
+        page._mapcount = -1
+        return
     sched.warn(
         f"bad page {page!r}: {why} (flags {page_flag_names(page.flags)}, count {page._count}, "
         f"mapcount {page._mapcount + 1}, mapping {page.mapping!r})"
@@ -737,6 +796,15 @@ def _parts(page: Page, order: int) -> Iterator[Page]:
     return (_page(page.zone, pfn) for pfn in range(page.pfn, page.pfn + (1 << order)))
 
 
+def _free_one_page(zone: Zone, pfn: int, order: int, migratetype: int) -> None:
+    """Free a block to the lists of the zone and count it  (mm/page_alloc.c: free_one_page)."""
+    with spin_lock(zone.lock):
+        if zone.nr_isolate_pageblock or migratetype == MIGRATE_ISOLATE:
+            migratetype = get_pageblock_migratetype(zone, pfn)
+        __free_one_page(zone, pfn, order, migratetype)
+        count_freepages(zone, 1 << order, migratetype)
+
+
 @hot
 def free_hot_cold_page(page: Page, cold: bool = False) -> None:
     """Free a single page to the CPU's own list  (mm/page_alloc.c: free_hot_cold_page)."""
@@ -752,10 +820,10 @@ def free_hot_cold_page(page: Page, cold: bool = False) -> None:
     page.index = migratetype
     zone.kernel.vm_events[PGFREE] += 1
     if migratetype >= MIGRATE_PCPTYPES:
-        with spin_lock(zone.lock):
-            __free_one_page(zone, page.pfn, 0, migratetype)
-            zone.vm_stat[NR_FREE_PAGES] += 1
-        return
+        if migratetype == MIGRATE_ISOLATE:
+            _free_one_page(zone, page.pfn, 0, migratetype)
+            return
+        migratetype = MIGRATE_MOVABLE  # of the list; the page remembers its own
     pcp = zone.pageset[sched.task.cpu.number]
     head = pcp.lists[migratetype]
     if cold:
@@ -794,9 +862,7 @@ def free_block(page: Page, order: int) -> None:
     if not free_pages_prepare(page, order):
         return
     zone.kernel.vm_events[PGFREE] += 1 << order
-    with spin_lock(zone.lock):
-        __free_one_page(zone, page.pfn, order, get_pageblock_migratetype(zone, page.pfn))
-        zone.vm_stat[NR_FREE_PAGES] += 1 << order
+    _free_one_page(zone, page.pfn, order, get_pageblock_migratetype(zone, page.pfn))
 
 
 def alloc_gigantic_page(kernel: Kernel, nid: int, order: int) -> Page | None:
@@ -857,15 +923,39 @@ def __isolate_free_page(zone: Zone, page: Page, order: int) -> int:
         mark = zone.watermark[WMARK_LOW] + (1 << order)
         if not zone_watermark_ok(zone, 0, mark, 0, 0):
             return 0
-        zone.vm_stat[NR_FREE_PAGES] -= 1 << order
-        if migratetype == MIGRATE_CMA:
-            zone.vm_stat[NR_FREE_CMA_PAGES] -= 1 << order
+        count_freepages(zone, -(1 << order), migratetype)
     _remove_free_block(zone, page, order)
     if order >= PAGEBLOCK_ORDER - 1:
         for pfn in range(page.pfn, page.pfn + (1 << order), PAGEBLOCK_NR_PAGES):
             if get_pageblock_migratetype(zone, pfn) not in (MIGRATE_ISOLATE, MIGRATE_CMA):
                 set_pageblock_migratetype(zone, pfn, MIGRATE_MOVABLE)
     return 1 << order
+
+
+def is_free_buddy_page(page: Page) -> bool:
+    """Whether a page lies in a free block  (mm/page_alloc.c: is_free_buddy_page)."""
+    zone = page.zone
+    mem_map = zone.kernel.mem_map
+    with spin_lock(zone.lock):
+        for order in range(MAX_ORDER):
+            pfn = page.pfn & ~((1 << order) - 1)
+            head = mem_map.get(pfn >> SECTION_SHIFT, _NOBODY)[pfn & (SECTION_SIZE - 1)]
+            if (
+                head is not None
+                and head.zone is zone
+                and head._mapcount == PAGE_BUDDY_MAPCOUNT_VALUE
+                and head.private >= order
+            ):
+                return True
+    return False
+
+
+def take_free_block_out(zone: Zone, page: Page) -> int:
+    """For memory that leaves: off the lists without a reference; the order of the block.
+    zone->lock is held."""
+    order: int = page.private
+    _remove_free_block(zone, page, order)
+    return order
 
 
 def split_free_page(zone: Zone, page: Page) -> int:

@@ -59,10 +59,14 @@ def init_memory(
         pfn = _add_zone(node, ZONE_NORMAL, pfn, pages - in_movable)
         pfn = _add_zone(node, ZONE_MOVABLE, pfn, in_movable)
         pfn = (pfn + LARGEST - 1) // LARGEST * LARGEST
-    zones = [zone for node in kernel.nodes for zone in node.node_zones]
-    kernel.policy_zone = max(zone.zone_idx for zone in zones if zone.zone_idx != ZONE_MOVABLE)
-    _setup_watermarks(zones)
-    _build_zonelists(kernel)
+    kernel.policy_zone = max(
+        zone.zone_idx
+        for node in kernel.nodes
+        for zone in node.node_zones
+        if zone.zone_idx != ZONE_MOVABLE
+    )
+    init_per_zone_wmark_min(kernel)
+    build_all_zonelists(kernel)
 
 
 def _add_zone(node: PglistData, zone_idx: int, start: int, pages: int) -> int:
@@ -98,6 +102,22 @@ def _add_zone(node: PglistData, zone_idx: int, start: int, pages: int) -> int:
     return end
 
 
+def realise_range(zone: Zone, start: int, end: int) -> None:
+    """Turn the untouched memory that overlaps frames @start to @end into blocks on lists, so
+    that it can be dealt with like all other free memory."""
+    remaining: list[tuple[int, int]] = []
+    for first, last in zone.untouched:
+        low = first + max(0, start - first) // LARGEST * LARGEST
+        high = min(last, first + (max(0, end - first) + LARGEST - 1) // LARGEST * LARGEST)
+        if low >= high:
+            remaining.append((first, last))
+            continue
+        remaining += [part for part in ((first, low), (high, last)) if part[0] < part[1]]
+        for pfn in range(low, high, LARGEST):
+            page_alloc.add_free_block(zone, pfn, MAX_ORDER - 1, MIGRATE_MOVABLE, tail=True)
+    zone.untouched[:] = remaining
+
+
 def _zone_batchsize(managed_pages: int) -> int:
     """How many pages a per-CPU list takes at once  (mm/page_alloc.c: zone_batchsize)."""
     batch = min(managed_pages // 1024, 512 * 1024 >> PAGE_SHIFT) // 4
@@ -106,14 +126,16 @@ def _zone_batchsize(managed_pages: int) -> int:
     return (1 << (batch.bit_length() - 1)) - 1
 
 
-def _setup_watermarks(zones: list[Zone]) -> None:
+def init_per_zone_wmark_min(kernel: Kernel) -> None:
     """min_free_kbytes = sqrt(16 * kB), between 128 and 65536, shared out by size
-    (mm/page_alloc.c: __setup_per_zone_wmarks)."""
+    (mm/page_alloc.c: init_per_zone_wmark_min, __setup_per_zone_wmarks)."""
+    zones = [zone for node in kernel.nodes for zone in node.node_zones]
     total = sum(zone.managed_pages for zone in zones)
     min_free_kbytes = max(128, min(65536, isqrt(total * 4 * 16)))
     pages_min = min_free_kbytes >> (PAGE_SHIFT - 10)
     for zone in zones:
         share = pages_min * zone.managed_pages // total
+        zone.lowmem_reserve = [0] * MAX_NR_ZONES
         zone.watermark = [share, share + (share >> 2), share + (share >> 1)]
         for upper in zone.zone_pgdat.node_zones:
             if upper.zone_idx > zone.zone_idx:
@@ -121,9 +143,9 @@ def _setup_watermarks(zones: list[Zone]) -> None:
                     zone.lowmem_reserve[idx] += upper.managed_pages // LOWMEM_RESERVE_RATIO
 
 
-def _build_zonelists(kernel: Kernel) -> None:
+def build_all_zonelists(kernel: Kernel) -> None:
     """Nodes by distance; equally distant ones take turns, so that not all neighbours fall
-    back to the same  (mm/page_alloc.c: build_zonelists)."""
+    back to the same  (mm/page_alloc.c: build_all_zonelists)."""
     load = [0] * len(kernel.nodes)
     with_cpus = {cpu.node for cpu in kernel.cpus}
     memory = [n for n in range(len(kernel.nodes)) if kernel.node_states_memory >> n & 1]

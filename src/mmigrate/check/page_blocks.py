@@ -1,0 +1,67 @@
+"""Pageblocks: nobody keeps one isolated, and those of CMA keep to themselves.  Frames out of use:
+nobody uses them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mmigrate.check.frames import zones
+from mmigrate.check.view import View
+from mmigrate.errors import Violation
+from mmigrate.linux.include.gfp import MIGRATE_CMA, MIGRATE_ISOLATE, MIGRATETYPE_NAMES
+from mmigrate.linux.include.mmzone import PAGEBLOCK_ORDER
+from mmigrate.linux.include.page_flags import PG_hwpoison, PG_reserved
+from mmigrate.linux.include.vmstat import NR_FREE_CMA_PAGES
+from mmigrate.linux.mm.page_alloc import free_blocks, get_pageblock_migratetype
+
+APART = (MIGRATE_CMA, MIGRATE_ISOLATE)
+
+
+def page_blocks(view: View) -> Iterator[Violation]:
+    """No pageblock is isolated; free memory is on the lists of CMA just where the pageblock is
+    CMA's, and counted."""
+    for zone in zones(view):
+        isolated = [n for n, kind in zone.pageblock_type.items() if kind == MIGRATE_ISOLATE]
+        for number in sorted(isolated):
+            yield Violation(
+                "page blocks", f"pageblock at pfn {number << PAGEBLOCK_ORDER}", "still isolated"
+            )
+        if zone.nr_isolate_pageblock != len(isolated):
+            yield Violation(
+                "page blocks",
+                repr(zone),
+                f"nr_isolate_pageblock {zone.nr_isolate_pageblock}, found {len(isolated)}",
+            )
+        of_cma = 0
+        for pfn, order, kind in free_blocks(zone):
+            block = get_pageblock_migratetype(zone, pfn)
+            if kind == MIGRATE_CMA:
+                of_cma += 1 << order
+            if kind != block and (kind in APART or block in APART):
+                yield Violation(
+                    "page blocks",
+                    f"free block at pfn {pfn}",
+                    f"on a list of {MIGRATETYPE_NAMES[kind]}, in a pageblock of "
+                    f"{MIGRATETYPE_NAMES[block]}",
+                )
+        if zone.vm_stat[NR_FREE_CMA_PAGES] != of_cma:
+            yield Violation(
+                "page blocks",
+                repr(zone),
+                f"nr_free_cma {zone.vm_stat[NR_FREE_CMA_PAGES]}, found {of_cma}",
+            )
+
+
+def out_of_use(view: View) -> Iterator[Violation]:
+    """Nobody has a page whose memory is bad or has been taken away; as many are bad as are
+    counted."""
+    bad = 0
+    for page in view.pages():
+        bad += bool(page.flags & PG_hwpoison)
+        if page.flags & (PG_hwpoison | PG_reserved) and page._count:
+            why = "bad memory" if page.flags & PG_hwpoison else "memory that was taken away"
+            yield Violation("out of use", repr(page), f"in use, {why}")
+    if bad != view.kernel.num_poisoned_pages:
+        yield Violation(
+            "out of use", "kernel", f"{view.kernel.num_poisoned_pages} bad pages, found {bad}"
+        )
