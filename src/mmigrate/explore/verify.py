@@ -23,13 +23,15 @@ MAX_EXECUTIONS = 200_000
 @dataclass(frozen=True)
 class Seen:
     """What one side came to.  @right: whether it is what the row says.  @told: in words.
-    @result: of the exploration, for a race."""
+    @result: of the exploration, for a race.  @log: the accesses, if the scenario had any
+    logged; where nothing can be seen those of both kernels must be the same."""
 
     right: bool
     told: str
     seconds: float
     violations: tuple[Violation, ...] = ()
     result: Result | None = None
+    log: tuple[str, ...] = ()
 
     @property
     def cut_off(self) -> bool:
@@ -76,6 +78,9 @@ def verify(
         side(row, present, bound, minimise)
         for present, bound in ((False, max_without or max_executions), (True, max_executions))
     )
+    if row.kind is Kind.NONE and without.log != fixed.log:
+        told = f"{fixed.told}; the accesses are not those of the other kernel"
+        fixed = replace(fixed, right=False, told=told)
     more = tuple(
         verify(part, max_executions=max_executions, max_without=max_without, minimise=minimise)
         for part in row.more
@@ -123,7 +128,10 @@ def _state(row: Row, present: bool, _max_executions: int, _minimise: bool) -> Se
         told += f", where {expected} was expected"
     if oracles != objected:
         told += f", where {', '.join(objected) or 'no oracle'} should object"
-    return Seen(right, told, perf_counter() - started, violations)
+    if row.kind is Kind.NONE:
+        right = right and bool(machine.log)
+        told += f"; {len(machine.log):,} accesses"
+    return Seen(right, told, perf_counter() - started, violations, log=tuple(machine.log))
 
 
 def _word(value: Any) -> str:

@@ -62,7 +62,7 @@ class Row:
         """Arguments of `Machine` for a kernel with or without the commit."""
         options = dict(self.machine)
         if present and self.later:
-            options["backports"] = (self.commit,)
+            options["backports"] = (*options.get("backports", ()), self.commit)
         elif not present and not self.later:
             options["without"] = (self.commit,)
         return options

@@ -76,6 +76,7 @@ FOLLOW_HUGE_PMD_LOCKED: Final = "e66f17ff7177"
 HUGE_FAULT_TRIES_LOCK: Final = "0f792cf949a0"
 HUGE_PROTECT_KNOWS_ENTRIES: Final = "a8bda28d87c3"
 HUGE_UNMAP_KNOWS_ENTRIES: Final = "9fbc1f635fd0"
+HUGE_SLOT_MAY_BE_ENTRY: Final = "4e666314d286"
 
 SWITCHES: Final[dict[str, Switch]] = {
     KILL_VMA_MIGRATE: Switch("vm_area_operations: kill ->migrate()", "v3.19"),
@@ -166,6 +167,7 @@ SWITCHES: Final[dict[str, Switch]] = {
     HUGE_PROTECT_KNOWS_ENTRIES: Switch(
         "mm/hugetlb: add migration/hwpoisoned entry check in hugetlb_change_protection", "v4.0"
     ),
+    HUGE_SLOT_MAY_BE_ENTRY: Switch("mm, hugetlb: fix huge_pte_alloc BUG_ON", "v4.8"),
     HUGE_UNMAP_KNOWS_ENTRIES: Switch(
         "mm/hugetlb: add migration entry check in __unmap_hugepage_range", "v4.0"
     ),
