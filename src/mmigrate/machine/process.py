@@ -362,6 +362,8 @@ class Process:
         with self.running():
             self.task.mm = None
             fork.mmput(self.mm)
+            for pin in [pin for pin in self.machine.pins if pin.process is self]:
+                pin.release()  # what a process has given to a pipe goes with its files
         shadow = self.machine.shadow
         shadow.forget(self.mm.name, 0, TASK_SIZE >> PAGE_SHIFT)
         self.exited = True

@@ -78,18 +78,18 @@ def queue_pages_range(
     first = areas.find_vma(mm, start)
     if first is None:
         return -EFAULT
-    if mm.kernel.has(MBIND_FINDS_HOLES):
-        error = _check_holes(first, start, end, flags)
-        if error:
-            return error
-        flags |= MPOL_MF_DISCONTIG_OK
     position = areas.vma_position(first)
+    finds_holes = mm.kernel.has(MBIND_FINDS_HOLES)
     previous: Vma | None = None
     found = mm.mmap[position:]
     for number, vma in enumerate(found):
         if vma.vm_start >= end:
             break
-        if not flags & MPOL_MF_DISCONTIG_OK:
+        if finds_holes:
+            following = found[number + 1] if number + 1 < len(found) else None
+            if not flags & MPOL_MF_DISCONTIG_OK and _hole_at(vma, previous, following, start, end):
+                return -EFAULT
+        elif not flags & MPOL_MF_DISCONTIG_OK:
             is_last = number + 1 == len(found)
             if is_last and vma.vm_end < end:
                 return -EFAULT
@@ -104,26 +104,15 @@ def queue_pages_range(
             )
             if error:
                 return error
-    return 0
+    return -EFAULT if finds_holes and previous is None else 0
 
 
-def _check_holes(first: Vma, start: int, end: int, flags: int) -> int:
-    """-EFAULT for a range that is all hole, or that has one where none may be
-    (mm/mempolicy.c: queue_pages_test_walk).
-    Differs: before the first page is looked at, where the kernel goes area by area."""
-    if first.vm_start >= end:
-        return -EFAULT
-    if flags & MPOL_MF_DISCONTIG_OK:
-        return 0
-    if start < first.vm_start:
-        return -EFAULT
-    vma = first
-    while vma.vm_end < end:
-        following = areas.vma_next(vma)
-        if following is None or vma.vm_end < following.vm_start:
-            return -EFAULT
-        vma = following
-    return 0
+def _hole_at(vma: Vma, previous: Vma | None, following: Vma | None, start: int, end: int) -> bool:
+    """Whether a hole of the range is beside an area  (mm/mempolicy.c: queue_pages_test_walk of
+    v5.5)."""
+    if previous is None and start < vma.vm_start:
+        return True
+    return vma.vm_end < end and (following is None or vma.vm_end < following.vm_start)
 
 
 def _queue_vma(vma: Vma, start: int, end: int, mask: int, flags: int, pagelist: ListHead) -> int:
