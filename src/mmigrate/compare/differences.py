@@ -51,6 +51,12 @@ TABLE: Final[tuple[Difference, ...]] = (
         "MPOL_MF_STRICT finds misplaced huge pages of hugetlbfs",
     ),
     Difference(
+        "huge_pages:soft_offline",
+        ("(complaints)",),
+        "v6.1",
+        "v3.19 loses the free block that a bad page heads; now only the page is taken out",
+    ),
+    Difference(
         "huge_pages:hugetlb_tail",
         ("move", "after", "(migrations)"),
         "v6.12",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from typing import Any, Final
 
 from mmigrate.compare.answers import COMPLAINTS, Answer, Watched, add_answer, answer
@@ -14,11 +13,6 @@ from mmigrate.machine.machine import Machine
 
 MAX_STEPS: Final = 1_000_000
 SEEDS: Final = 60  # interleavings of a case whose tasks race
-# Cases whose words the model's face takes before the model has what they ask for.
-_MODULES: Final = {
-    "huge_pages:soft_offline": "mmigrate.linux.mm.memory_failure",
-    "huge_pages:soft_offline_by_a_user": "mmigrate.linux.mm.memory_failure",
-}
 _NOT_MODELLED: Final = ("has no attribute", "unexpected keyword argument")
 
 
@@ -54,9 +48,6 @@ class Allowed:
 def allowed_answers(case: Case, kernel: str, seeds: int = SEEDS) -> Allowed:
     """What the model of @kernel can answer: one answer, or, where tasks race, those of many
     interleavings.  Raises ScenarioError: the case raised something."""
-    module = _MODULES.get(case.name)
-    if module is not None and find_spec(module) is None:
-        return Allowed(missing=f"the model has no {module.rpartition('.')[2]} yet")
     found: list[tuple[Answer, int]] = []
     raced = False
     for seed in range(seeds):
