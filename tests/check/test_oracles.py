@@ -129,6 +129,11 @@ def hugetlb_reservations(scene):
     scene.kernel.hugetlb.hstates[0].resv_huge_pages += 1
 
 
+def ksm(scene):
+    """One page saved too many."""
+    scene.kernel.ksm.pages_sharing += 1
+
+
 def references(scene):
     get_page(scene.page)
 
@@ -301,6 +306,7 @@ SEEDED = {
     "huge pages": huge_pages,
     "hugetlb pools": hugetlb_pools,
     "hugetlb reservations": hugetlb_reservations,
+    "ksm": ksm,
     "references": references,
     "mapcount": mapcount,
     "migration entries": migration_entries,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from mmigrate.check.frames import zones
 from mmigrate.check.view import View
 from mmigrate.errors import Violation
-from mmigrate.linux.include.mm_types import AnonVma, Mm
+from mmigrate.linux.include.mm_types import Mm, Page
 from mmigrate.linux.include.mmzone import Zone
 from mmigrate.linux.include.page_flags import (
     PG_dirty,
@@ -47,6 +47,10 @@ RECOUNTED = (
 )
 
 
+def _anon(page: Page) -> bool:
+    return page.mapping is not None and bool(page.mapping.anon)
+
+
 def vmstat(view: View) -> Iterator[Violation]:
     found: Counter[tuple[Zone, int]] = Counter()
     for page in view.pages():
@@ -55,7 +59,7 @@ def vmstat(view: View) -> Iterator[Violation]:
         zone, flags = page.zone, page.flags
         size = HPAGE_PMD_NR if flags & PG_head else 1
         if page.pfn in view.mapped and not flags & PG_hugetlb:
-            anon = isinstance(page.mapping, AnonVma)
+            anon = _anon(page)
             found[zone, NR_ANON_PAGES if anon else NR_FILE_MAPPED] += size
             found[zone, NR_ANON_TRANSPARENT_HUGEPAGES] += size > 1
         for mapping, _ in view.slots.get(page.pfn, ()):
@@ -96,7 +100,7 @@ def rss(view: View) -> Iterator[Violation]:
         page = page_of(pfn)
         if page.flags & PG_hugetlb:
             continue
-        kind = MM_ANONPAGES if isinstance(page.mapping, AnonVma) else MM_FILEPAGES
+        kind = MM_ANONPAGES if _anon(page) else MM_FILEPAGES
         for mm, _, _ in places:
             found[mm, kind] += HPAGE_PMD_NR if page.flags & PG_head else 1
     for mm, _, entry in view.entries:
@@ -104,7 +108,7 @@ def rss(view: View) -> Iterator[Violation]:
             named = page_of(swp_offset(entry))
             if named.flags & PG_hugetlb:
                 continue
-            anon = isinstance(named.mapping, AnonVma)
+            anon = _anon(named)
             found[mm, MM_ANONPAGES if anon else MM_FILEPAGES] += 1
         else:
             found[mm, MM_SWAPENTS] += 1

@@ -8,6 +8,7 @@ from typing import Any
 from mmigrate.check.ptes import area_at
 from mmigrate.check.view import View
 from mmigrate.errors import Violation
+from mmigrate.linux.include.ksm import StableNode
 from mmigrate.linux.include.mm import VM_NONLINEAR
 from mmigrate.linux.include.mm_types import AddressSpace, AnonVma, Page, Vma
 from mmigrate.linux.include.pgtable import PAGE_SHIFT
@@ -42,6 +43,13 @@ def reverse_map(view: View) -> Iterator[Violation]:
 
 def _found(page: Page, vma: Vma, address: int) -> bool:
     mapping: Any = page.mapping
+    if isinstance(mapping, StableNode):
+        return any(
+            item.address == address
+            and item.anon_vma is not None
+            and any(chain.vma is vma for chain in item.anon_vma.rb_root)
+            for item in mapping.hlist
+        )
     offset = rmap.page_to_pgoff(page)
     if isinstance(mapping, AnonVma):
         areas = [chain.vma for chain in mapping.rb_root.overlapping(offset, offset)]

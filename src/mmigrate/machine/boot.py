@@ -11,7 +11,7 @@ from mmigrate.linux.include.mmzone import SECTION_SHIFT, SECTION_SIZE
 from mmigrate.linux.include.page_flags import PG_reserved, PG_uptodate
 from mmigrate.linux.include.sched import Cpu
 from mmigrate.linux.kernel import sched, straight
-from mmigrate.linux.mm import huge_memory, hugetlb_pool, page_alloc, swap
+from mmigrate.linux.mm import huge_memory, hugetlb_pool, ksm, page_alloc, swap
 
 LOCAL_DISTANCE = 10
 REMOTE_DISTANCE = 20
@@ -49,6 +49,7 @@ def boot(
     kernel.transparent_hugepage = huge_memory.HugepageState(thp)
     page_alloc.init_memory(kernel, list(nodes), [list(row) for row in distances], movable=movable)
     kernel.hugetlb = hugetlb_pool.hugetlb_init(kernel, hugetlbfs.hugetlb_file_setup)
+    kernel.ksm = ksm.ksm_init(kernel)
     swapper = kernel.scheduler.new_task("swapper", kernel.cpus[0], None)
     sched.run_as(swapper)
     kernel.zero_page = _zero_page(kernel)

@@ -34,6 +34,7 @@ from mmigrate.linux.mm import (
     huge_memory,
     hugetlb_pool,
     khugepaged,
+    ksm,
     page_writeback,
     reclaim,
     shmem,
@@ -124,6 +125,7 @@ class Machine:
         self.contiguous: list[Contiguous] = []
         self.devices: list[Device] = []
         self._khugepaged: Task | None = None
+        self._ksmd: Task | None = None
         self._kswapd: dict[int, Task] = {}
         self.files: dict[str, Inode] = {}
         self.shadow = Shadow()
@@ -297,6 +299,53 @@ class Machine:
             "HugePages_Free": h.free_huge_pages,
             "HugePages_Rsvd": h.resv_huge_pages,
             "HugePages_Surp": h.surplus_huge_pages,
+        }
+
+    def ksm_scan(self) -> int:
+        """Let ksmd scan all mergeable memory until it finds nothing more to merge; how many pages
+        are saved now.  Contents that stay the same from one scan to the next are merged."""
+        kernel = self.kernel
+        state = ksm.state(kernel)
+        if self._ksmd is None:
+            self._ksmd = kernel.scheduler.new_task("ksmd", kernel.cpus[0], None)
+        previous = None if sched.task.greenlet is not None else sched.run_as(self._ksmd)
+        try:
+            merged = -1
+            self._full_scans(2)
+            while state.pages_sharing != merged:
+                merged = state.pages_sharing
+                self._full_scans(1)
+        finally:
+            if previous is not None:
+                sched.run_as(previous)
+        return state.pages_sharing
+
+    def _full_scans(self, number: int) -> None:
+        state = ksm.state(self.kernel)
+        until = state.full_scans + number
+        while state.mm_list and state.full_scans < until:
+            ksm.ksm_do_scan(self.kernel, 100_000)
+
+    def ksm_run(self, run: int) -> None:
+        """Write to /sys/kernel/mm/ksm/run: 2 takes all merged pages apart."""
+        checked(ksm.set_run(self.kernel, run))
+
+    def ksm_merge_across_nodes(self, across: bool) -> None:
+        """Whether pages of different nodes may be merged, as they are at boot; EBUSY while any
+        are."""
+        checked(ksm.set_merge_across_nodes(self.kernel, across))
+
+    @property
+    def ksm(self) -> dict[str, int]:
+        """The counters of /sys/kernel/mm/ksm."""
+        state = ksm.state(self.kernel)
+        volatile = state.rmap_items - state.pages_shared - state.pages_sharing
+        return {
+            "pages_shared": state.pages_shared,
+            "pages_sharing": state.pages_sharing,
+            "pages_unshared": state.pages_unshared,
+            "pages_volatile": max(0, volatile - state.pages_unshared),
+            "full_scans": state.full_scans,
         }
 
     # --- files and swap ---

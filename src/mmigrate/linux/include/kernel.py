@@ -31,6 +31,7 @@ class Kernel:
         "hugetlb",
         "inodes",
         "jiffies",
+        "ksm",
         "lock_order",
         "mem_hotplug",
         "mem_map",
@@ -79,6 +80,7 @@ class Kernel:
         self.memcg: Any = None  # linux/mm/memcontrol.py; None: no group was ever made
         self.swap: Any = None  # linux/mm/swapfile.py
         self.transparent_hugepage: Any = None  # linux/mm/huge_memory.py
+        self.ksm: Any = None  # linux/include/ksm.py
         self.hugetlb: Any = None  # linux/include/hugetlb.py
         self.mem_hotplug: Any = None  # linux/mm/memory_hotplug.py
         # who is asked when memory comes or goes: (MEM_*, first frame, how many) -> 0 or -errno

@@ -20,7 +20,7 @@ from mmigrate.linux.kernel.bug import BUG_ON
 from mmigrate.linux.kernel.rwsem import RwSemaphore, down_write, down_write_nested, up_write
 from mmigrate.linux.kernel.spinlock import SpinLock
 from mmigrate.linux.kernel.tlb import flush_tlb_mm, switch_mm
-from mmigrate.linux.mm import hugetlb, khugepaged, memory, mempolicy, mmap, rmap, swapfile
+from mmigrate.linux.mm import hugetlb, khugepaged, ksm, memory, mempolicy, mmap, rmap, swapfile
 
 START_BRK = 0x602000  # behind a small program that is linked to fixed addresses
 
@@ -80,6 +80,7 @@ def dup_mmap(mm: Mm, oldmm: Mm) -> int:
     down_write(oldmm.mmap_sem)
     down_write_nested(mm.mmap_sem)  # nobody knows it yet
     mm.total_vm = oldmm.total_vm
+    ksm.ksm_fork(mm, oldmm)
     khugepaged.khugepaged_fork(mm, oldmm)
     for mpnt in oldmm.mmap:
         if mpnt.vm_flags & VM_DONTCOPY:
@@ -134,6 +135,7 @@ def mmget(mm: Mm) -> Mm:
 def mmput(mm: Mm) -> None:
     """Drop a user; with the last one the memory goes  (kernel/fork.c: mmput)."""
     if atomic_dec_and_test(mm, "mm_users"):
+        ksm.ksm_exit(mm)
         khugepaged.khugepaged_exit(mm)
         mmap.exit_mmap(mm)
         swapfile.forget_mm(mm)

@@ -23,12 +23,14 @@ from mmigrate.linux.include.mm import (
     MADV_DONTFORK,
     MADV_DONTNEED,
     MADV_HUGEPAGE,
+    MADV_MERGEABLE,
     MADV_NOHUGEPAGE,
     MADV_NORMAL,
     MADV_RANDOM,
     MADV_REMOVE,
     MADV_SEQUENTIAL,
     MADV_SOFT_OFFLINE,
+    MADV_UNMERGEABLE,
     MADV_WILLNEED,
     VM_DONTCOPY,
     VM_DONTDUMP,
@@ -64,6 +66,7 @@ from mmigrate.linux.kernel.spinlock import spin_lock
 from mmigrate.linux.mm import (
     filemap,
     khugepaged,
+    ksm,
     memory,
     memory_failure,
     mempolicy,
@@ -86,6 +89,8 @@ BEHAVIOURS: Final = {
     MADV_DODUMP: (VM_DONTDUMP, 0),
     MADV_HUGEPAGE: (VM_NOHUGEPAGE, VM_HUGEPAGE),
     MADV_NOHUGEPAGE: (VM_HUGEPAGE, VM_NOHUGEPAGE),
+    MADV_MERGEABLE: (0, 0),  # as ksm_madvise says
+    MADV_UNMERGEABLE: (0, 0),
 }
 # An area with one of these flags refuses the advice.
 REFUSED_BY: Final = {
@@ -108,6 +113,10 @@ def madvise_behavior(
         return -EINVAL, vma
     cleared, added = BEHAVIOURS[behavior]
     new_flags = vma.vm_flags & ~cleared | added
+    if behavior in (MADV_MERGEABLE, MADV_UNMERGEABLE):
+        failed, new_flags = ksm.ksm_madvise(vma, start, end, behavior, vma.vm_flags)
+        if failed:
+            return -EAGAIN if failed == -ENOMEM else failed, vma
     if behavior == MADV_HUGEPAGE:
         khugepaged.khugepaged_enter_vma_merge(vma, new_flags)
     if new_flags == vma.vm_flags:

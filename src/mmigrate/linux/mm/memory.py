@@ -104,6 +104,7 @@ from mmigrate.linux.mm import (
     filemap,
     huge_memory,
     hugetlb,
+    ksm,
     memcontrol,
     mempolicy,
     migrate,
@@ -538,10 +539,20 @@ def do_swap_page(mm: Mm, vma: Vma, addr: int, pt: PageTable, flags: int, orig_pt
         unlock_page(page)
         swap.put_page(page)
         return ret
+    swapcache = page
+    mine = ksm.ksm_might_need_to_copy(page, vma, addr)
+    if mine is None:
+        unlock_page(page)
+        swap.put_page(page)
+        return VM_FAULT_OOM
+    page = mine
     memcg = memcontrol.mem_cgroup_try_charge(page, mm, GFP_KERNEL)
     if isinstance(memcg, int):
         unlock_page(page)
         swap.put_page(page)
+        if page is not swapcache:
+            unlock_page(swapcache)
+            swap.put_page(swapcache)
         return VM_FAULT_OOM
     spin_lock(ptl)
     if ptep_get(pt, addr) != orig_pte or not PageUptodate(page):
@@ -550,6 +561,9 @@ def do_swap_page(mm: Mm, vma: Vma, addr: int, pt: PageTable, flags: int, orig_pt
         spin_unlock(ptl)
         unlock_page(page)
         swap.put_page(page)
+        if page is not swapcache:
+            unlock_page(swapcache)
+            swap.put_page(swapcache)
         return VM_FAULT_SIGBUS if bad else ret
     mm.rss_stat[MM_ANONPAGES] += 1
     mm.rss_stat[MM_SWAPENTS] -= 1
@@ -564,12 +578,21 @@ def do_swap_page(mm: Mm, vma: Vma, addr: int, pt: PageTable, flags: int, orig_pt
     if pte_swp_soft_dirty(orig_pte):
         pte = pte_mksoft_dirty(pte)
     set_pte_at(mm, addr, pt, pte)
-    rmap.do_page_add_anon_rmap(page, vma, addr, exclusive)
-    memcontrol.mem_cgroup_commit_charge(page, memcg, True)
+    if page is swapcache:
+        rmap.do_page_add_anon_rmap(page, vma, addr, exclusive)
+        memcontrol.mem_cgroup_commit_charge(page, memcg, True)
+    else:
+        rmap.page_add_new_anon_rmap(page, vma, addr)
+        memcontrol.mem_cgroup_commit_charge(page, memcg, False)
+        swap.lru_cache_add_active_or_unevictable(page, vma)
     swapfile.swap_free(entry)
     if swapfile.vm_swap_full(mm.kernel) or vma_flags(vma) & VM_LOCKED or PageMlocked(page):
         swapfile.try_to_free_swap(page)
     unlock_page(page)
+    if page is not swapcache:
+        # Only now: with it goes the swap place that another fault might still look up.
+        unlock_page(swapcache)
+        swap.put_page(swapcache)
     if write:
         ret |= do_wp_page(mm, vma, addr, pt, pte)
         return ret & VM_FAULT_ERROR if ret & VM_FAULT_ERROR else ret

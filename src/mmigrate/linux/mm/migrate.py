@@ -15,6 +15,7 @@ from mmigrate.api import Reason
 from mmigrate.linux.fs import buffer
 from mmigrate.linux.include.gfp import GFP_KERNEL
 from mmigrate.linux.include.kernel import Kernel
+from mmigrate.linux.include.ksm import StableNode
 from mmigrate.linux.include.migrate_mode import (
     MIGRATE_ASYNC,
     MIGRATE_SYNC,
@@ -129,6 +130,7 @@ from mmigrate.linux.mm import (
     huge_split,
     hugetlb_pool,
     hugetlb_rmap,
+    ksm,
     memcontrol,
     mlock,
     page_writeback,
@@ -419,6 +421,8 @@ def migrate_page_copy(newpage: Page, page: Page) -> None:
             page_writeback.__set_page_dirty_nobuffers(newpage)
     newpage._last_cpupid, page._last_cpupid = page._last_cpupid, -1
     mlock.mlock_migrate_page(newpage, page)
+    if type(newpage.mapping) is StableNode:
+        ksm.ksm_migrate_page(newpage, page)
     forget_owner(page)
     if PageWriteback(newpage):
         page_writeback.end_page_writeback(newpage)

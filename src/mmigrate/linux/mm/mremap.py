@@ -10,6 +10,7 @@ from errno import EAGAIN, EFAULT, EINVAL, ENOMEM
 from typing import Final
 
 from mmigrate.linux.include.mm import (
+    MADV_UNMERGEABLE,
     MAP_FIXED,
     MAP_SHARED,
     MREMAP_FIXED,
@@ -51,7 +52,7 @@ from mmigrate.linux.kernel.rwsem import down_write, up_write
 from mmigrate.linux.kernel.sched import cond_resched
 from mmigrate.linux.kernel.spinlock import spin_lock, spin_lock_nested, spin_unlock
 from mmigrate.linux.kernel.tlb import flush_tlb_range
-from mmigrate.linux.mm import gup, huge_memory, huge_split, memory, mmap, mmu_notifier, rmap
+from mmigrate.linux.mm import gup, huge_memory, huge_split, ksm, memory, mmap, mmu_notifier, rmap
 
 LATENCY_LIMIT: Final = 64 * PAGE_SIZE  # how much is moved with locks held
 
@@ -200,6 +201,10 @@ def move_vma(
     # A hole in the old place and two merges that do not happen cost up to three areas.
     if mm.map_count >= mmap.sysctl_max_map_count - 3:
         return -ENOMEM, False
+    # The stable node knows its pages by their old addresses, and a walk shall not miss one.
+    error, vm_flags = ksm.ksm_madvise(vma, old_addr, old_addr + old_len, MADV_UNMERGEABLE, vm_flags)
+    if error:
+        return error, False
     new_pgoff = vma.vm_pgoff + ((old_addr - vma.vm_start) >> PAGE_SHIFT)
     new_vma, vma, need_rmap_locks = mmap.copy_vma(vma, new_addr, new_len, new_pgoff)
     if new_vma is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from mmigrate.linux.include.hugetlb import hstate_vma
+from mmigrate.linux.include.ksm import StableNode
 from mmigrate.linux.include.mm import (
     SWAP_AGAIN,
     SWAP_FAIL,
@@ -108,6 +109,7 @@ from mmigrate.linux.mm import (
     huge_split,
     hugetlb_pool,
     hugetlb_rmap,
+    ksm,
     memcontrol,
     memory,
     migrate,
@@ -356,6 +358,8 @@ def page_move_anon_rmap(page: Page, vma: Vma, address: int) -> None:
 def rmap_walk(page: Page, rwc: RmapWalkControl, arg: Any) -> int:
     """Visit every area that can map the page  (mm/rmap.c: rmap_walk)."""
     if PageAnon(page):
+        if type(page.mapping) is StableNode:
+            return ksm.rmap_walk_ksm(page, rwc, arg)
         return _rmap_walk_anon(page, rwc, arg)
     return _rmap_walk_file(page, rwc, arg)
 

@@ -66,6 +66,7 @@ from mmigrate.linux.kernel.spinlock import SpinLock, spin_lock, spin_unlock
 from mmigrate.linux.mm import (
     filemap,
     fork,
+    ksm,
     memcontrol,
     page_io,
     page_writeback,
@@ -777,6 +778,20 @@ def _unuse_pte(vma: Vma, pt: PageTable, address: int, entry: int, page: Page) ->
 
     Known defect of v3.19: the soft-dirty bit of the entry is lost.
     """
+    swapcache = page
+    mine = ksm.ksm_might_need_to_copy(page, vma, address)
+    if mine is None:
+        return -ENOMEM
+    found = _unuse_locked(vma, pt, address, entry, mine, swapcache)
+    if mine is not swapcache:
+        unlock_page(mine)
+        swap.put_page(mine)
+    return found
+
+
+def _unuse_locked(
+    vma: Vma, pt: PageTable, address: int, entry: int, page: Page, swapcache: Page
+) -> int:
     mm = vma.vm_mm
     memcg = memcontrol.mem_cgroup_try_charge(page, mm, GFP_KERNEL)
     if isinstance(memcg, int):
@@ -789,8 +804,13 @@ def _unuse_pte(vma: Vma, pt: PageTable, address: int, entry: int, page: Page) ->
         mm.rss_stat[MM_ANONPAGES] += 1
         get_page(page)
         set_pte_at(mm, address, pt, pte_mkold(pfn_pte(page.pfn, vma.vm_page_prot)))
-        rmap.page_add_anon_rmap(page, vma, address)
-        memcontrol.mem_cgroup_commit_charge(page, memcg, True)
+        if page is swapcache:
+            rmap.page_add_anon_rmap(page, vma, address)
+            memcontrol.mem_cgroup_commit_charge(page, memcg, True)
+        else:
+            rmap.page_add_new_anon_rmap(page, vma, address)
+            memcontrol.mem_cgroup_commit_charge(page, memcg, False)
+            swap.lru_cache_add_active_or_unevictable(page, vma)
         swap_free(entry)
         swap.activate_page(page)  # not to go out again at once
         return 1
