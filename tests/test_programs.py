@@ -23,10 +23,14 @@ from mmigrate.linux.include.mempolicy import MPOL_MF_MOVE, MPOL_MF_MOVE_ALL
 from mmigrate.linux.include.mm import (
     MADV_DONTNEED,
     MADV_HUGEPAGE,
+    MADV_MERGEABLE,
     MADV_NOHUGEPAGE,
     MADV_REMOVE,
+    MADV_UNMERGEABLE,
 )
 
+# What v3.19 lacks where migration meets hugetlb, which every third program would find.
+HUGETLB_FIXES = ("e66f17ff7177", "0f792cf949a0", "a8bda28d87c3", "9fbc1f635fd0")
 NODES = 3
 PAGES = 6
 
@@ -46,6 +50,7 @@ class Programs(RuleBasedStateMachine):
     """Processes and their mappings; every step may fail with an errno, none may corrupt."""
 
     SIZES = (MiB(4),) * NODES
+    BACKPORTS: tuple[str, ...] = ()
 
     processes = Bundle("processes")
     areas = Bundle("areas")
@@ -55,7 +60,9 @@ class Programs(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.machine = Machine(nodes=self.SIZES, cpus=(0, 0, 1, 2), numa_balancing=True)
+        self.machine = Machine(
+            nodes=self.SIZES, cpus=(0, 0, 1, 2), numa_balancing=True, backports=self.BACKPORTS
+        )
         self.files = [
             self.machine.file("ext4", PAGES * 4096, fs="ext4", data=b"on disk"),
             self.machine.file("exofs", PAGES * 4096, fs="exofs"),
@@ -265,6 +272,20 @@ class Programs(RuleBasedStateMachine):
                 with suppress(OSError):
                     call(address, argument)
 
+    # --- merging ---
+
+    @rule(area=areas, where=part, on=st.booleans(), later=st.booleans())
+    def merge(self, area, where, on, later):
+        advice = MADV_MERGEABLE if on else MADV_UNMERGEABLE
+        self._do(area, "madvise", area[1][where], advice, later=later)
+
+    @rule(later=st.booleans())
+    def ksm_scan(self, later):
+        if later:
+            self.started.append(self.machine.start(self.machine.ksm_scan))
+        else:
+            self.machine.ksm_scan()
+
     # --- moving ---
 
     @rule(area=areas, where=part, to=node, flags=move_flags, later=st.booleans())
@@ -345,7 +366,17 @@ class HugePrograms(Programs):
     """The same from a state in which there are huge pages already, or base pages that can become
     one."""
 
-    SIZES = (MiB(12), MiB(8), MiB(6))
+    SIZES = (MiB(16), MiB(12), MiB(10))
+    BACKPORTS = HUGETLB_FIXES
+
+    @rule(target=Programs.huge_areas, process=Programs.processes, shared=st.booleans())
+    def map_hugetlb(self, process, shared):
+        if process.exited:
+            return multiple()
+        self.machine.hugepages(3, overcommit=1)
+        with suppress(OSError):
+            return process, process.mmap(MiB(2), hugetlb=MiB(2), shared=shared)
+        return multiple()
 
     @initialize(
         target=Programs.huge_areas,
