@@ -16,7 +16,6 @@ from mmigrate.linux.include.mm import (
     MADV_DONTNEED,
     MADV_HUGEPAGE,
     MADV_HWPOISON,
-    MADV_MERGEABLE,
     MADV_NOHUGEPAGE,
     MADV_NORMAL,
     MADV_RANDOM,
@@ -54,7 +53,7 @@ def test_errors(computer):
     assert advise(app, where.start + 1, PAGE, MADV_NORMAL) == -errno.EINVAL
     assert advise(app, where.start, 0, MADV_NORMAL) == 0
     assert advise(app, where.start, 1 << 64, MADV_NORMAL) == -errno.EINVAL
-    for unknown in (MADV_MERGEABLE, MADV_HWPOISON):
+    for unknown in (MADV_HWPOISON, 9999):
         assert advise(app, where.start, PAGE, unknown) == -errno.EINVAL
 
 
