@@ -31,11 +31,9 @@ from mmigrate.linux.kernel.tlb import flush_tlb_page, flush_tlb_range
 
 
 def ptep_get(pt: PageTable, addr: int) -> int:
-    index = (addr >> 12) & 511
     if sched.hook is not None:
-        sched.hook.announce(pt, index, READ)
-    entry: int = pt.entries[index]
-    return entry
+        sched.hook.announce(pt, (addr >> 12) & 511, READ)
+    return pt.entries[(addr >> 12) & 511]  # type: ignore[no-any-return]
 
 
 def set_pte_at(mm: Mm, addr: int, pt: PageTable, pte: int) -> None:

@@ -77,6 +77,7 @@ from mmigrate.linux.include.vmstat import (
 from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.area import vma_flags, vma_page_prot
 from mmigrate.linux.kernel.bug import BUG
+from mmigrate.linux.kernel.frames import pfn_to_page
 from mmigrate.linux.kernel.highmem import copy_highpage
 from mmigrate.linux.kernel.page_flags import (
     ClearPagePrivate,
@@ -197,7 +198,7 @@ def make_migration_entry(page: Page, write: int) -> int:
 def migration_entry_to_page(kernel: Kernel, entry: int) -> Page:
     """The page an entry names; it must be locked, or the entry was left behind
     (include/linux/swapops.h)."""
-    page = kernel.page_of(entry & SWP_OFFSET_MASK)
+    page = pfn_to_page(kernel, entry & SWP_OFFSET_MASK)
     if not page.flags & PG_locked:
         BUG("a migration entry names an unlocked page", page)
     return page

@@ -51,6 +51,7 @@ from mmigrate.linux.include.switches import KEEP_SOFT_DIRTY
 from mmigrate.linux.include.vmstat import MM_ANONPAGES, MM_FILEPAGES, MM_SWAPENTS
 from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.atomic import READ_ONCE
+from mmigrate.linux.kernel.frames import pfn_to_page
 from mmigrate.linux.kernel.page_flags import PageAnon
 from mmigrate.linux.kernel.page_ref import get_page
 from mmigrate.linux.kernel.pgtable import (
@@ -94,7 +95,7 @@ def vm_normal_page(vma: Vma, addr: int, pte: int) -> Page | None:
     (mm/memory.c: vm_normal_page)."""
     if (pte & _PAGE_SPECIAL and pte & _PRESENT_NONUMA) or vma.vm_flags & VM_PFNMAP:
         return None
-    return vma.vm_mm.kernel.page_of((pte & PTE_PFN_MASK) >> PAGE_SHIFT)
+    return pfn_to_page(vma.vm_mm.kernel, (pte & PTE_PFN_MASK) >> PAGE_SHIFT)
 
 
 # --- growing ---

@@ -164,7 +164,8 @@ def clear_page_dirty_for_io(page: Page) -> int:
             account_page_cleaned(page, mapping)
             return 1
         return 0
-    return int(TestClearPageDirty(page))
+    was_dirty = TestClearPageDirty(page)
+    return 1 if was_dirty else 0
 
 
 def cancel_dirty_page(page: Page) -> None:
