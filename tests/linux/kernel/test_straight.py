@@ -91,6 +91,71 @@ def tell(text: object) -> None:
     told.append(text)
 
 
+@small
+def even(value: int) -> bool:
+    if value < 0:
+        return False
+    half = value // 2
+    return value & 1 != 1 and half != LIMIT
+
+
+@small
+def named(value: int) -> str:
+    task = sched.task
+    held = task.held
+    if not held:
+        return f"{value} of {task.name}"
+    return "held"
+
+
+@hot
+def decides(value: int, doubled: int) -> object:
+    """With `and` and `or`, with the name of a callee's variable, and into its own argument."""
+    half = guarded(doubled)
+    doubled = guarded(doubled)
+    doubled = guarded(doubled + half)
+    if value > 1 and even(value):
+        tell("even")
+    if value == 3 or not even(doubled):
+        return named(doubled)
+    if even(value >> 1 & 1) and even(value >> 1 & 1) and even(value >> 1 & 1):
+        tell(named(half))
+    if not even(half):
+        tell("odd")
+    else:
+        tell(value & 4 != 0)
+    return guarded(half)
+
+
+AS_WRITTEN_TOO = FunctionType(decides.__code__, globals(), "as_written", None)
+
+
+@pytest.mark.parametrize("doubled", range(8))
+@pytest.mark.parametrize("value", range(8))
+def test_conditions_and_names_stay(value, doubled):
+    app = Machine(nodes=(MiB(1),)).process("app")
+    ends = []
+    with app.running():
+        for function in decides, AS_WRITTEN_TOO:
+            told.clear()
+            ends.append((function(value, doubled), list(told)))
+    assert decides.__code__ is not AS_WRITTEN_TOO.__code__
+    assert ends[0] == ends[1]
+
+
+def test_what_is_put_in_place_is_not_called():
+    straight.prepare()
+    calls = []
+    app = Machine(nodes=(MiB(1),)).process("app")
+    with app.running():
+        sys.setprofile(lambda frame, event, _: calls.append(frame.f_code.co_name))
+        try:
+            decides(4, 1)
+        finally:
+            sys.setprofile(None)
+    assert not {"guarded", "even"} & set(calls)
+
+
 @hot
 def uses(value: int, doubled: int = 1) -> list[object]:
     """In an assignment, a condition, a statement and an expression that stays."""

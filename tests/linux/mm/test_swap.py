@@ -16,6 +16,7 @@ from mmigrate.linux.include.page_flags import (
     PG_swapbacked,
     PG_unevictable,
 )
+from mmigrate.linux.include.pgtable import swp_entry, swp_offset
 from mmigrate.linux.include.vmstat import LRU_INACTIVE_FILE, NR_LRU_BASE
 from mmigrate.linux.kernel.page_flags import page_lru
 from mmigrate.linux.mm import page_alloc, swap, swapfile, vmscan
@@ -172,7 +173,7 @@ def test_counts_of_places(steps):
     counts, cached = {}, set()
     with app.running():
         for what, place in steps:
-            entry = place  # area 0
+            entry = swp_entry(0, place)
             if what == "d" and (place in counts or place in cached):
                 assert swapfile.swap_duplicate(entry) == 0
                 counts[place] = counts.get(place, 0) + 1
@@ -182,7 +183,7 @@ def test_counts_of_places(steps):
                 if not counts[place]:
                     del counts[place]
             elif what == "c":
-                got = swapfile.get_swap_page(machine.kernel)
+                got = swp_offset(swapfile.get_swap_page(machine.kernel))
                 free = set(range(1, 6)) - set(counts) - cached
                 assert (got in free) if free else got == 0
                 if got:

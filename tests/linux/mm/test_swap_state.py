@@ -15,7 +15,7 @@ from mmigrate.linux.include.page_flags import (
     PG_swapcache,
     PG_uptodate,
 )
-from mmigrate.linux.include.pgtable import swp_offset
+from mmigrate.linux.include.pgtable import swp_entry, swp_offset
 from mmigrate.linux.kernel.page_flags import page_mapping
 from mmigrate.linux.mm import swap, swap_state, swapfile, vmscan
 
@@ -56,7 +56,7 @@ def cached(machine):
 
 def page_in_cache(machine, place):
     [space] = swap_state.swapper_spaces(machine.kernel)
-    return space.page_tree.slots[place]
+    return space.page_tree.slots[swp_entry(0, place)]
 
 
 def test_a_page_that_gets_a_place(machine, app):
@@ -69,7 +69,7 @@ def test_a_page_that_gets_a_place(machine, app):
     assert swap_state.add_to_swap(page)
     space = swap_state.swap_address_space(machine.kernel, 1)
     assert page.flags & (PG_swapcache | PG_dirty) == PG_swapcache | PG_dirty
-    assert (page.private, page._count, page_mapping(page)) == (1, 2, space)
+    assert (page.private, page._count, page_mapping(page)) == (swp_entry(0, 1), 2, space)
     assert (space.nrpages, machine.vmstat["nr_file_pages"]) == (1, 1)
     swap_state.delete_from_swap_cache(page)
     assert (page.private, page._count, page.flags & PG_swapcache) == (0, 1, 0)
@@ -116,14 +116,14 @@ def test_a_locked_page_keeps_its_place_when_its_pte_goes(machine, app):
 def test_a_page_just_read_belongs_to_nobody_yet(machine, app):
     heap = swapped(machine, app, 1)
     block.disk(machine.kernel, "swap0").hold = True
-    page = swap_state.read_swap_cache_async(1, GFP_HIGHUSER_MOVABLE, None, 0)
+    page = swap_state.read_swap_cache_async(swp_entry(0, 1), GFP_HIGHUSER_MOVABLE, None, 0)
     assert page.mapping is None
     assert page.flags & (PG_swapcache | PG_swapbacked | PG_locked) == (
         PG_swapcache | PG_swapbacked | PG_locked
     )
     assert not page.flags & PG_uptodate
     assert page._count == 3  # ours, the cache's, the vector's
-    assert swap_state.read_swap_cache_async(1, GFP_HIGHUSER_MOVABLE, None, 0) is page
+    assert swap_state.read_swap_cache_async(swp_entry(0, 1), GFP_HIGHUSER_MOVABLE, None, 0) is page
     swap.put_page(page)
     swap.put_page(page)
     block.release(machine.kernel, "swap0")
@@ -133,16 +133,19 @@ def test_a_page_just_read_belongs_to_nobody_yet(machine, app):
 
 def test_a_free_place_is_not_read(machine, app):
     swapped(machine, app, 1)
-    assert swap_state.read_swap_cache_async(7, GFP_HIGHUSER_MOVABLE, None, 0) is None
-    assert swap_state.read_swap_cache_async(1 << 20, GFP_HIGHUSER_MOVABLE, None, 0) is None
+    assert swap_state.read_swap_cache_async(swp_entry(0, 7), GFP_HIGHUSER_MOVABLE, None, 0) is None
+    assert (
+        swap_state.read_swap_cache_async(swp_entry(0, 1 << 20), GFP_HIGHUSER_MOVABLE, None, 0)
+        is None
+    )
     assert machine.vmstat["pswpin"] == 0
 
 
 def test_a_stale_entry_of_a_removed_area_finds_nothing(machine, app):
     swapped(machine, app, 1)
     machine.swapoff(swapfile.areas(machine.kernel)[0])
-    assert swap_state.lookup_swap_cache(1) is None
-    assert swap_state.read_swap_cache_async(1, GFP_HIGHUSER_MOVABLE, None, 0) is None
+    assert swap_state.lookup_swap_cache(swp_entry(0, 1)) is None
+    assert swap_state.read_swap_cache_async(swp_entry(0, 1), GFP_HIGHUSER_MOVABLE, None, 0) is None
 
 
 def test_an_unreadable_place_is_a_bus_error(machine, app):
@@ -175,7 +178,7 @@ def test_a_hit_is_counted_once(machine, app):
     assert state.swapin_readahead_hits == 0
     major = machine.vmstat["pgmajfault"]
     for _ in range(2):
-        page = swap_state.lookup_swap_cache(2)
+        page = swap_state.lookup_swap_cache(swp_entry(0, 2))
         swap.put_page(page)
     assert state.swapin_readahead_hits == 1
     app.read(heap.start + 2 * 4096, 1)

@@ -20,11 +20,11 @@ class StableNode:
     reference on the page.  @kpfn: -1 for the node that stands for "none"
     (struct stable_node)."""
 
-    __slots__ = ("gone", "hlist", "kpfn", "migrating", "nid", "number")
-    anon: Final = True
-    ksm: Final = True
+    __slots__ = ("anon", "gone", "hlist", "kpfn", "ksm", "migrating", "nid", "number")
 
     def __init__(self, kpfn: int, nid: int, number: int) -> None:
+        self.anon = True  # PageAnon and PageKsm of a page whose mapping this is
+        self.ksm = True
         self.number = number
         # atomic
         self.kpfn = kpfn

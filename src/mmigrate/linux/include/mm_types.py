@@ -93,6 +93,7 @@ class AddressSpace:
 
     __slots__ = (
         "a_ops",
+        "anon",
         "backing_dev_info",
         "flags",
         "gfp_mask",
@@ -101,6 +102,7 @@ class AddressSpace:
         "i_mmap_nonlinear",
         "i_mmap_rwsem",
         "i_mmap_writable",
+        "ksm",
         "name",
         "nrpages",
         "nrshadows",
@@ -111,8 +113,6 @@ class AddressSpace:
         "tree_lock",
         "writeback_index",
     )
-    anon: Final = False  # PageAnon of a page whose mapping this is
-    ksm: Final = False
 
     def __init__(
         self,
@@ -127,6 +127,8 @@ class AddressSpace:
         accounts_dirty: bool,
     ) -> None:
         # fixed
+        self.anon = False  # PageAnon of a page whose mapping this is
+        self.ksm = False
         self.name = name
         self.host = host
         self.a_ops = a_ops
@@ -283,11 +285,21 @@ class File:
 class AnonVma:
     """The root of a reverse map of anonymous memory  (struct anon_vma)."""
 
-    __slots__ = ("degree", "number", "parent", "rb_root", "refcount", "root", "rwsem")
-    anon: Final = True
-    ksm: Final = False
+    __slots__ = (
+        "anon",
+        "degree",
+        "ksm",
+        "number",
+        "parent",
+        "rb_root",
+        "refcount",
+        "root",
+        "rwsem",
+    )
 
     def __init__(self, number: int, rwsem: RwSemaphore) -> None:
+        self.anon = True  # PageAnon of a page whose mapping this is
+        self.ksm = False
         self.number = number
         self.root: AnonVma = self
         self.parent: AnonVma = self

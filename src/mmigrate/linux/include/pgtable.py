@@ -214,11 +214,13 @@ def huge_part(pmd: int, addr: int) -> int:
     return (pmd & ~(_PAGE_PSE | _PAGE_SPLITTING)) + (addr & (PMD_SIZE - PAGE_SIZE))
 
 
-# --- swap-like entries: an integer of type << 57 | offset  (include/linux/swapops.h) ---
+# --- swap-like entries  (include/linux/swapops.h) ---
+# Differs: a swp_entry_t has the layout of the pte that holds it, offset << 10 | type << 1; the
+# kernel has a second one that is the same on all machines.
 
-SWP_TYPE_SHIFT: Final = 57
+SWP_TYPE_SHIFT: Final = 1
+SWP_TYPE_MASK: Final = 31
 SWP_OFFSET_SHIFT: Final = 10
-SWP_OFFSET_MASK: Final = (1 << SWP_TYPE_SHIFT) - 1
 MAX_SWAPFILES: Final = 29
 SWP_HWPOISON: Final = 29
 SWP_MIGRATION_READ: Final = 30
@@ -226,45 +228,44 @@ SWP_MIGRATION_WRITE: Final = 31
 
 
 def swp_entry(type: int, offset: int) -> int:
-    return (type << SWP_TYPE_SHIFT) | offset
+    return (offset << SWP_OFFSET_SHIFT) | (type << SWP_TYPE_SHIFT)
 
 
 def swp_type(entry: int) -> int:
-    return entry >> SWP_TYPE_SHIFT
+    return (entry >> SWP_TYPE_SHIFT) & SWP_TYPE_MASK
 
 
 def swp_offset(entry: int) -> int:
-    return entry & SWP_OFFSET_MASK
+    return entry >> SWP_OFFSET_SHIFT
 
 
 def non_swap_entry(entry: int) -> bool:
-    return entry >> SWP_TYPE_SHIFT >= MAX_SWAPFILES
+    return swp_type(entry) >= MAX_SWAPFILES
 
 
 def is_migration_entry(entry: int) -> bool:
-    return entry >> SWP_TYPE_SHIFT >= SWP_MIGRATION_READ
+    return swp_type(entry) >= SWP_MIGRATION_READ
 
 
 def is_write_migration_entry(entry: int) -> bool:
-    return entry >> SWP_TYPE_SHIFT == SWP_MIGRATION_WRITE
+    return swp_type(entry) == SWP_MIGRATION_WRITE
 
 
 def is_hwpoison_entry(entry: int) -> bool:
-    return entry >> SWP_TYPE_SHIFT == SWP_HWPOISON
+    return swp_type(entry) == SWP_HWPOISON
 
 
 def make_migration_entry_read(entry: int) -> int:
     """The read kind of a migration entry, naming the same frame."""
-    return swp_entry(SWP_MIGRATION_READ, entry & SWP_OFFSET_MASK)
+    return swp_entry(SWP_MIGRATION_READ, swp_offset(entry))
 
 
 def swp_entry_to_pte(entry: int) -> int:
-    return ((entry >> SWP_TYPE_SHIFT) << 1) | ((entry & SWP_OFFSET_MASK) << SWP_OFFSET_SHIFT)
+    return entry
 
 
 def pte_to_swp_entry(pte: int) -> int:
-    pte &= ~_PAGE_SWP_SOFT_DIRTY
-    return (((pte >> 1) & 0x1F) << SWP_TYPE_SHIFT) | (pte >> SWP_OFFSET_SHIFT)
+    return pte & ~_PAGE_SWP_SOFT_DIRTY
 
 
 def pte_swp_mksoft_dirty(pte: int) -> int:

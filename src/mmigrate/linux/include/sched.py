@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -47,7 +48,7 @@ class Cpu:
         self.tlb: dict[int, int] = {}  # virtual page number of active_mm to pte
         self.huge_tlb: dict[int, int] = {}  # the same by 2 MiB, to pmd
         # per-CPU page vectors by name: "lru_add", "lru_rotate", "lru_deactivate", "activate"
-        self.pagevecs: dict[str, list[Page]] = {}
+        self.pagevecs: defaultdict[str, list[Page]] = defaultdict(list)
 
     def __repr__(self) -> str:
         return f"cpu {self.number}"

@@ -71,14 +71,17 @@ def put_page(page: Page) -> None:
     """Drop a reference; the last one frees the page  (mm/swap.c: put_page)."""
     if sched.hook is not None:
         sched.hook.announce(page, "_count", WRITE)
-    if page._count <= 0:
+    left = page._count - 1
+    if left > 0:
+        page._count = left
+        return
+    if left < 0:
         if page.flags & PG_tail:
             _put_page_of_tail(page)
             return
         BUG(f"put_page with _count {page._count}", page)
-    page._count -= 1
-    if page._count == 0:
-        page.zone.kernel.free_page(page)
+    page._count = 0
+    page.zone.kernel.free_page(page)
 
 
 def page_freeze_refs(page: Page, count: int) -> bool:

@@ -18,11 +18,7 @@ def get_cpu_var(name: str) -> list[Page]:
         sched.hook.announce(sched.task.cpu, name, WRITE)
     task = sched.task
     task.preempt_count += 1
-    vectors = task.cpu.pagevecs
-    vector = vectors.get(name)
-    if vector is None:
-        vector = vectors[name] = []
-    return vector
+    return task.cpu.pagevecs[name]
 
 
 put_cpu_var = sched.preempt_enable

@@ -86,17 +86,17 @@ def spin_unlock(lock: SpinLock) -> None:
     if sched.hook is not None:
         sched.hook.announce(lock, "owner", WRITE)
     task = sched.task
-    if lock.owner is not task:
-        if task.kernel.scheduler.abandoned:
-            return
+    held = task.held
+    if held and held[-1] is lock:
+        held.pop()
+    elif lock.owner is task:
+        held.remove(lock)
+    elif task.kernel.scheduler.abandoned:
+        return
+    else:
         BUG(f"spin_unlock by {task.name}, held by {lock.owner}", lock)
     lock.owner = None
     task.preempt_count -= 1
-    held = task.held
-    if held[-1] is lock:
-        held.pop()
-    else:
-        held.remove(lock)
 
 
 spin_unlock_irq = spin_unlock

@@ -21,14 +21,22 @@ import os
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from types import CodeType, FunctionType, ModuleType
-from typing import Any, Final, TypeVar, cast
+from copy import deepcopy
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from typing import Any, Final, TypeGuard, TypeVar, cast
 
 FLOORS: Final = ("mmigrate.linux.kernel.", "mmigrate.linux.lib.", "mmigrate.linux.include.")
 LARGEST: Final = 40  # statements of a primitive that is put in place
 DEEPEST: Final = 4  # primitives inside of primitives
-SHORT: Final = 3  # statements that may stand in both branches of a condition
-COLD: Final = ("BUG", "note_lock_order")  # never worth a place
+SHORT: Final = 4  # statements that may stand in both branches of a condition
+OFTEN: Final = 2  # uses from which on it pays to compute something once
+RESULT: Final = "result of what is put in place"  # until it gets a name
+COLD: Final = (
+    "BUG",
+    "note_lock_order",
+    "_get_page_of_tail",
+    "_put_page_of_tail",
+)  # never worth a place
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -70,15 +78,13 @@ class _Primitive:
         arguments = definition.args
         if arguments.vararg or arguments.kwarg or arguments.kwonlyargs or arguments.posonlyargs:
             raise _StaysCall
-        self.parameters = [argument.arg for argument in arguments.args]
+        self.parameters = _parameters(definition)
         defaults = function.__defaults__ or ()
         names = self.parameters[len(self.parameters) - len(defaults) :]
         self.defaults: dict[str, Any] = dict(zip(names, defaults, strict=True))
-        self.body = _without_hook(definition.body)
+        self.body = _task_by_name(_without_hook(definition.body))
         nodes = [node for statement in self.body for node in ast.walk(statement)]
-        if sum(isinstance(node, ast.stmt) for node in nodes) > LARGEST or any(
-            isinstance(node, _UNFIT) for node in nodes
-        ):
+        if _size(self.body) > LARGEST or any(isinstance(node, _UNFIT) for node in nodes):
             raise _StaysCall
         self.assigned = _assigned(self.body)
         self.globals: dict[str, Any] = {}
@@ -144,10 +150,10 @@ class _Branches:
         self.primitives = primitives
         self.definition = _definition(function)
         self.locals = {
-            *(argument.arg for argument in self.definition.args.args),
+            *_parameters(self.definition),
             *_assigned(self.definition.body),
         }
-        self.temporaries = 0
+        self.inside: list[_Primitive] = []  # what is being put in place
 
     def code(self) -> CodeType:
         definition = self.definition
@@ -155,8 +161,9 @@ class _Branches:
         straight = _without_hook(_definition(self.function).body)
         constants = _Names(self.function, self.locals, None)
         straight = [constants.visit(statement) for statement in straight]
-        straight = self.block(straight, 0)
+        straight = [_Truth().visit(statement) for statement in self.block(straight, 0)]
         test = ast.Compare(_attribute("sched", "hook"), [ast.Is()], [ast.Constant(None)])
+        straight = _look_once(straight, set(_parameters(definition)) - _assigned(straight))
         definition.body = [ast.If(test, straight, as_written)]
         ast.copy_location(definition.body[0], definition)
         for node in ast.walk(test):
@@ -188,6 +195,8 @@ class _Branches:
         for field, value in ast.iter_fields(statement):
             if isinstance(value, ast.expr):
                 setattr(statement, field, _Expressions(self, depth).visit(value))
+        if isinstance(statement, ast.If):
+            statement = self._split(statement)
         before, statement_ = self._first_call(statement, depth)
         yield from before
         if statement_ is None:
@@ -200,6 +209,33 @@ class _Branches:
             handler.body = self.block(handler.body, depth)
         yield statement_
 
+    def _split(self, statement: ast.If) -> ast.If:
+        """`if a: if b:` for `if a and b:`, where @b begins with a call that can be replaced,
+        and likewise for `or`."""
+        test = statement.test
+        if not isinstance(test, ast.BoolOp):
+            return statement
+        both = isinstance(test.op, ast.And)
+        if _size(statement.orelse if both else statement.body) > SHORT:
+            return statement
+        for position in range(1, len(test.values)):
+            asked = ast.If(_joined(test, test.values[position:]), [], [])
+            holder, field = _evaluated_first(asked)
+            call = getattr(holder, field)
+            call = call[0] if isinstance(call, list) else call
+            if isinstance(call, ast.Call) and self.primitive(call) is not None:
+                break
+        else:
+            return statement
+        inner = _place(asked, test)
+        inner.body, inner.orelse = deepcopy(statement.body), deepcopy(statement.orelse)
+        statement.test = _joined(test, test.values[:position])
+        if both:
+            statement.body = [inner]
+        else:
+            statement.orelse = [inner]
+        return statement
+
     def _first_call(
         self, statement: ast.stmt, depth: int
     ) -> tuple[list[ast.stmt], ast.stmt | None]:
@@ -211,34 +247,48 @@ class _Branches:
         if not isinstance(statement, ast.Assign | ast.Return | ast.If):
             return [], statement
         holder, field = _evaluated_first(statement)
-        call = getattr(holder, field) if holder is not None else None
+        call = getattr(holder, field)
         if isinstance(call, list):
             call = call[0]
         if not isinstance(call, ast.Call):
             return [], statement
-        result = self.temporary("result")
+        result = self.temporary("result", depth)
+        if isinstance(statement, ast.Assign) and holder is statement:
+            target = statement.targets[0]
+            if len(statement.targets) == 1 and isinstance(target, ast.Name):
+                done = self.in_place(call, target.id, depth)
+                return ([], statement) if done is None else (done, None)
         done = self.in_place(call, result, depth)
         if done is None:
             return [], statement
-        name = ast.copy_location(ast.Name(result, ast.Load()), call)
+        value: ast.expr = ast.copy_location(ast.Name(result, ast.Load()), call)
+        if _assigns(done[-1], result):
+            value = cast(ast.Assign, done.pop()).value
         if isinstance(getattr(holder, field), list):
-            getattr(holder, field)[0] = name
+            getattr(holder, field)[0] = value
         else:
-            setattr(holder, field, name)
+            setattr(holder, field, value)
+        if isinstance(statement, ast.If) and done:
+            statement.body = self.block(statement.body, depth)
+            statement.orelse = self.block(statement.orelse, depth)
+            decided = _decided(done[-1], result, statement)
+            if decided is None:
+                return [*done, statement], None
+            return [*done[:-1], decided], None
         return done, statement
 
     def in_place(self, call: ast.Call, result: str | None, depth: int) -> list[ast.stmt] | None:
         """The statements that do what @call does and leave its value in @result; None if it
         must stay a call."""
         primitive = self.primitive(call)
-        if primitive is None:
+        if primitive is None or primitive in self.inside:
             return None
         try:
             bound = primitive.bind(call)
-            body = _tail(primitive.body, result)
+            body = _tail(primitive.body, None if result is None else RESULT)
         except _StaysCall:
             return None
-        names: dict[str, ast.expr] = {}
+        names: dict[str, ast.expr] = {RESULT: ast.Name(result or "", ast.Load())}
         statements: list[ast.stmt] = []
         for parameter, argument in bound.items():
             if parameter not in primitive.assigned and isinstance(
@@ -246,22 +296,26 @@ class _Branches:
             ):
                 names[parameter] = argument
             else:
-                temporary = self.temporary(parameter)
+                temporary = self.temporary(parameter, depth)
                 target = _place(ast.Name(temporary, ast.Store()), call)
                 statements.append(_place(ast.Assign([target], argument), call))
                 names[parameter] = ast.Name(temporary, ast.Load())
         for local in primitive.assigned:
             if local not in names:
-                names[local] = ast.Name(self.temporary(local), ast.Load())
+                names[local] = ast.Name(self.temporary(local, depth), ast.Load())
         statements += [_copy(statement, names, call) for statement in body]
         self.function.__globals__.update(primitive.globals)
-        return self.block(statements, depth + 1)
+        self.inside.append(primitive)
+        statements = self.block(statements, depth + 1)
+        self.inside.pop()
+        return statements
 
     # --- names and primitives ---
 
-    def temporary(self, name: str) -> str:
-        self.temporaries += 1
-        return f"{name}_{self.temporaries}"
+    def temporary(self, name: str, depth: int) -> str:
+        """A name for a variable of what is put in place at @depth. What stands at the same
+        depth comes one after the other, so it shares them: a call pays for each name."""
+        return f"{name}_{depth}"
 
     def primitive(self, call: ast.Call) -> _Primitive | None:
         function = self._callee(call.func)
@@ -298,6 +352,9 @@ class _Expressions(ast.NodeTransformer):
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
         self.generic_visit(node)
+        if isinstance(node.func, ast.Attribute) and node.func.attr == "has":
+            absent = _place(ast.Attribute(node.func.value, "absent", ast.Load()), node)
+            return _place(ast.Compare(node.args[0], [ast.NotIn()], [absent]), node)
         primitive = self.branches.primitive(node)
         expression = primitive.expression if primitive is not None else None
         if primitive is None or expression is None or self.depth > DEEPEST:
@@ -317,6 +374,9 @@ class _Expressions(ast.NodeTransformer):
 
     def visit_Lambda(self, node: ast.Lambda) -> ast.expr:
         return node  # runs later, perhaps with a hook
+
+
+_KEPT: Final = (ModuleType, FunctionType, BuiltinFunctionType, type)  # globals that stay
 
 
 class _Names(ast.NodeTransformer):
@@ -343,7 +403,7 @@ class _Names(ast.NodeTransformer):
             return ast.copy_location(ast.Constant(value), node)
         if self.aliases is None:
             return node
-        if not (node.id.isupper() or isinstance(value, ModuleType | FunctionType | type)):
+        if not (node.id.isupper() or isinstance(value, _KEPT)):
             raise _StaysCall  # a variable of its module
         alias = f"{node.id}__{self.module}"
         self.aliases[alias] = value
@@ -429,6 +489,126 @@ class _HookIsNone(ast.NodeTransformer):
         return node
 
 
+def _look_once(statements: list[ast.stmt], fixed: set[str]) -> list[ast.stmt]:
+    """The same with what cannot change during a call computed at its beginning, where it is
+    wanted often: the running task, and the place of an address in a table."""
+    wanted: dict[str, list[ast.expr]] = {}
+    for statement in statements:
+        for node in ast.walk(statement):
+            if _of_running_task(node):
+                wanted.setdefault(node.attr, []).append(node)
+            elif _is_place(node, fixed):
+                wanted.setdefault(ast.unparse(node), []).append(node)
+    first: list[ast.stmt] = []
+    replaced: dict[int, ast.expr] = {}
+    for nodes in wanted.values():
+        if len(nodes) > OFTEN:
+            name = f"looked_{len(first)}"
+            target = _place(ast.Name(name, ast.Store()), nodes[0])
+            first.append(_place(ast.Assign([target], nodes[0]), nodes[0]))
+            replaced |= {id(node): _place(ast.Name(name, ast.Load()), node) for node in nodes}
+    return first + [_Replaced(replaced).visit(statement) for statement in statements]
+
+
+def _of_running_task(node: ast.AST) -> TypeGuard[ast.Attribute]:
+    """Whether it is `sched.task`, or `sched.task.held`: the same all through a call."""
+    if not isinstance(node, ast.Attribute) or not isinstance(node.ctx, ast.Load):
+        return False
+    if node.attr == "held":
+        return _of_running_task(node.value) and node.value.attr == "task"
+    return (
+        node.attr == "task"
+        and isinstance(node.value, ast.Name)
+        and node.value.id.partition("__")[0] == "sched"
+    )
+
+
+def _task_by_name(statements: list[ast.stmt]) -> list[ast.stmt]:
+    """The same without `task = sched.task`, and `sched.task` wherever `task` stood."""
+    for position, statement in enumerate(statements):
+        if isinstance(statement, ast.Assign) and _of_running_task(statement.value):
+            rest = statements[:position] + statements[position + 1 :]
+            target = statement.targets[0]
+            if rest and isinstance(target, ast.Name) and target.id not in _assigned(rest):
+                names: dict[str, ast.expr] = {target.id: statement.value}
+                return _task_by_name([_copy(other, names, statement.value) for other in rest])
+    return statements
+
+
+def _is_place(node: ast.AST, fixed: set[str]) -> TypeGuard[ast.expr]:
+    """Whether it is `address >> SHIFT & MASK` of an argument that stays as it is."""
+    if not (isinstance(node, ast.BinOp) and isinstance(node.right, ast.Constant)):
+        return False
+    shifted = node.left
+    return (
+        isinstance(shifted, ast.BinOp)
+        and isinstance(shifted.op, ast.RShift)
+        and isinstance(shifted.left, ast.Name)
+        and shifted.left.id in fixed
+        and isinstance(shifted.right, ast.Constant)
+    )
+
+
+class _Replaced(ast.NodeTransformer):
+    """Puts in other expressions, found by identity."""
+
+    def __init__(self, replaced: dict[int, ast.expr]) -> None:
+        self.replaced = replaced
+
+    def visit(self, node: ast.AST) -> Any:
+        return self.replaced.get(id(node)) or super().visit(node)
+
+
+class _Truth(ast.NodeTransformer):
+    """`flags & bit` for `flags & bit != 0` where only its truth is asked for."""
+
+    def visit_If(self, node: ast.If) -> ast.stmt:
+        self.generic_visit(node)
+        node.test = _truth(node.test)
+        return node
+
+    def visit_While(self, node: ast.While) -> ast.stmt:
+        self.generic_visit(node)
+        node.test = _truth(node.test)
+        return node
+
+    def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
+        self.generic_visit(node)
+        node.test = _truth(node.test)
+        return node
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
+        self.generic_visit(node)
+        if isinstance(node.op, ast.Not):
+            node.operand = _truth(node.operand)
+        return node
+
+    def visit_Assign(self, node: ast.Assign) -> ast.stmt:
+        self.generic_visit(node)
+        if isinstance(node.value, ast.Name) and _assigns(node, node.value.id):
+            return _place(ast.Pass(), node.value)  # a variable to itself
+        return node
+
+
+def _truth(node: ast.expr) -> ast.expr:
+    """An expression that is true when @node is."""
+    if isinstance(node, ast.BoolOp):
+        node.values = [_truth(value) for value in node.values]
+    elif isinstance(node, ast.Compare) and isinstance(node.left, ast.BinOp):
+        zero = node.comparators[0]
+        if (
+            isinstance(node.left.op, ast.BitAnd)
+            and isinstance(zero, ast.Constant)
+            and type(zero.value) is int
+            and zero.value == 0
+        ):
+            if isinstance(node.ops[0], ast.NotEq):
+                return node.left
+            if isinstance(node.ops[0], ast.Eq):
+                return _place(ast.UnaryOp(ast.Not(), node.left), node)
+    return node
+
+
 def _without_hook(statements: list[ast.stmt]) -> list[ast.stmt]:
     if statements and isinstance(statements[0], ast.Expr):
         if isinstance(statements[0].value, ast.Constant):
@@ -459,6 +639,65 @@ def _tail(statements: list[ast.stmt], result: str | None) -> list[ast.stmt]:
         )
         return done
     return done if done and _ends(done) else done + _finish(None, result)
+
+
+def _assigns(statement: ast.stmt, name: str) -> bool:
+    """Whether a statement does nothing but assign to @name."""
+    target = statement.targets[0] if isinstance(statement, ast.Assign) else None
+    return isinstance(target, ast.Name) and target.id == name
+
+
+def _decided(first: ast.stmt, result: str, then: ast.If) -> ast.stmt | None:
+    """@first, which leaves @result at each of its ends, with what @then makes of it there; None
+    if @then asks for something else, or would be repeated too often."""
+    test: ast.expr = then.test
+    sides = {True: then.body, False: then.orelse}
+    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+        test = test.operand
+        sides = {True: then.orelse, False: then.body}
+    if not (isinstance(test, ast.Name) and test.id == result and isinstance(first, ast.If)):
+        return None
+    ends = list(_last(first))
+    if any(not _assigns(end, result) and not _ends([end]) for end in ends):
+        return None
+    values = [cast(ast.Assign, end).value for end in ends if _assigns(end, result)]
+    for side, statements in sides.items():
+        uses = sum(not isinstance(v, ast.Constant) or bool(v.value) is side for v in values)
+        if uses > 1 and _size(statements) > SHORT:
+            return None
+    return _settled([first], result, sides, then)[0]
+
+
+def _last(statement: ast.stmt) -> Iterator[ast.stmt]:
+    """The statements that may be the last ones of @statement."""
+    if isinstance(statement, ast.If):
+        for side in statement.body, statement.orelse:
+            yield from _last(side[-1] if side else ast.Pass())
+    else:
+        yield statement
+
+
+def _settled(
+    statements: list[ast.stmt], result: str, sides: dict[bool, list[ast.stmt]], place: ast.If
+) -> list[ast.stmt]:
+    """The same @statements with one of the @sides in place of each assignment to @result."""
+    *others, last = statements
+    if isinstance(last, ast.If):
+        last.body = _settled(last.body, result, sides, place)
+        last.orelse = _settled(last.orelse, result, sides, place)
+        return statements
+    if not _assigns(last, result):
+        return statements  # never goes on from here
+    value = cast(ast.Assign, last).value
+    yes, no = deepcopy(sides[True]), deepcopy(sides[False])
+    if isinstance(value, ast.Constant):
+        return others + ((yes if value.value else no) or [_place(ast.Pass(), place.test)])
+    both = ast.If(value, yes or [_place(ast.Pass(), place.test)], no)
+    return [*others, _place(both, place.test)]
+
+
+def _size(statements: list[ast.stmt]) -> int:
+    return sum(isinstance(node, ast.stmt) for s in statements for node in ast.walk(s))
 
 
 def _finish(value: ast.expr | None, result: str | None) -> list[ast.stmt]:
@@ -504,6 +743,11 @@ def _evaluated_first(statement: ast.stmt) -> tuple[Any, str]:
             return holder, field
 
 
+def _joined(test: ast.BoolOp, values: list[ast.expr]) -> ast.expr:
+    """Some of the values of @test, joined as they are there."""
+    return values[0] if len(values) == 1 else _place(ast.BoolOp(test.op, values), test)
+
+
 def _definition(function: FunctionType) -> ast.FunctionDef:
     """The source of a function, at its own lines."""
     code = function.__code__
@@ -516,6 +760,10 @@ def _definition(function: FunctionType) -> ast.FunctionDef:
     if not isinstance(definition, ast.FunctionDef):
         raise _StaysCall
     return definition
+
+
+def _parameters(definition: ast.FunctionDef) -> list[str]:
+    return [argument.arg for argument in definition.args.args]
 
 
 def _assigned(statements: list[ast.stmt]) -> set[str]:

@@ -55,9 +55,6 @@ class IntervalTree(Generic[T]):
     def overlapping(self, first: int, last: int) -> list[T]:
         """All that share an offset with first..last, in tree order."""
         items = self._items
-        if len(items) == 1:  # nearly always
-            start = self._starts[0]
-            return [items[0]] if start <= last and self._ends[0] >= first else []
         found: list[T] = []
         index = bisect_right(self._starts, last) - 1
         while index >= 0 and self._highest[index] >= first:
@@ -89,3 +86,11 @@ class IntervalTree(Generic[T]):
         for end in self._ends[position:]:
             top = max(top, end)
             highest.append(top)
+
+
+def overlapping(tree: IntervalTree[T], first: int, last: int) -> list[T]:
+    """`tree.overlapping(first, last)`, made short for a tree of one: nearly always."""
+    items = tree._items
+    if len(items) != 1:
+        return tree.overlapping(first, last)
+    return [items[0]] if tree._starts[0] <= last and tree._ends[0] >= first else []

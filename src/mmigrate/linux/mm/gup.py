@@ -66,7 +66,7 @@ from mmigrate.linux.kernel.page_ref import get_page, get_page_foll
 from mmigrate.linux.kernel.pgtable import find_pmds, pmd_get, ptep_get
 from mmigrate.linux.kernel.rwsem import down_read
 from mmigrate.linux.kernel.spinlock import spin_lock, spin_unlock
-from mmigrate.linux.kernel.straight import hot
+from mmigrate.linux.kernel.straight import hot, small
 from mmigrate.linux.kernel.tlb import switch_mm
 from mmigrate.linux.mm import (
     huge_memory,
@@ -82,7 +82,7 @@ from mmigrate.linux.mm import (
 )
 
 
-@hot
+@small
 def follow_page(vma: Vma, addr: int, flags: int) -> Page | int | None:
     """The page that is mapped at @addr now: None if none is, -EFAULT if it is no ordinary
     page. With FOLL_GET a reference is taken; FOLL_MIGRATION waits for a migration

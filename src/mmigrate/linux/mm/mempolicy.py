@@ -36,6 +36,7 @@ from mmigrate.linux.kernel import fair, sched
 from mmigrate.linux.kernel.atomic import atomic_dec_and_test
 from mmigrate.linux.kernel.cpuset import cpuset_mems_allowed
 from mmigrate.linux.kernel.rwsem import RwSemaphore, mutex_lock
+from mmigrate.linux.kernel.straight import small
 from mmigrate.linux.lib.nodemask import (
     first_node,
     next_node_in,
@@ -183,6 +184,7 @@ def _own_policy(vma: Vma | None, addr: int) -> Mempolicy | None:
     return vma.vm_policy
 
 
+@small
 def vma_migratable(vma: Vma) -> bool:
     """Whether pages of the area may be migrated at all
     (include/linux/mempolicy.h: vma_migratable)."""

@@ -46,11 +46,12 @@ from mmigrate.linux.include.pgtable import (
     PAGE_SHIFT,
     SWP_MIGRATION_READ,
     SWP_MIGRATION_WRITE,
-    SWP_OFFSET_MASK,
-    SWP_TYPE_SHIFT,
     is_migration_entry,
     is_swap_pte,
     pte_to_swp_entry,
+    swp_entry,
+    swp_offset,
+    swp_type,
 )
 from mmigrate.linux.include.switches import (
     BALLOON_REDESIGN,
@@ -191,14 +192,14 @@ def make_migration_entry(page: Page, write: int) -> int:
     """The entry that stands for @page in a page table  (include/linux/swapops.h)."""
     if not page.flags & PG_locked:
         BUG("migration entry for an unlocked page", page)
-    return (SWP_MIGRATION_WRITE if write else SWP_MIGRATION_READ) << SWP_TYPE_SHIFT | page.pfn
+    return swp_entry(SWP_MIGRATION_WRITE if write else SWP_MIGRATION_READ, page.pfn)
 
 
 @small
 def migration_entry_to_page(kernel: Kernel, entry: int) -> Page:
     """The page an entry names; it must be locked, or the entry was left behind
     (include/linux/swapops.h)."""
-    page = pfn_to_page(kernel, entry & SWP_OFFSET_MASK)
+    page = pfn_to_page(kernel, swp_offset(entry))
     if not page.flags & PG_locked:
         BUG("a migration entry names an unlocked page", page)
     return page
@@ -260,7 +261,7 @@ def remove_migration_pte(new: Page, vma: Vma, address: int, old: Page) -> int:
         spin_unlock(ptl)
         return SWAP_AGAIN
     entry = pte_to_swp_entry(pte)
-    kind = entry >> SWP_TYPE_SHIFT
+    kind = swp_type(entry)
     if kind < SWP_MIGRATION_READ or migration_entry_to_page(mm.kernel, entry) is not old:
         spin_unlock(ptl)
         return SWAP_AGAIN
@@ -321,7 +322,7 @@ def remove_migration_ptes(old: Page, new: Page) -> None:
 # --- moving the mapping ---
 
 
-@hot
+@small
 def migrate_page_move_mapping(
     mapping: AddressSpace | None,
     newpage: Page,
@@ -336,19 +337,28 @@ def migrate_page_move_mapping(
     references that the caller knows of.  0 or -EAGAIN
     (mm/migrate.c: migrate_page_move_mapping).
     """
-    expected_count = 1 + extra_count
-    if mapping is None:
-        # Not frozen: without ptes and tree slot only those come who wait for the lock.
-        if page_count(page) != expected_count:
-            return _refuse(page, Reason.PINNED)
-        if UNTOUCHED_DESTINATION not in page.zone.kernel.absent:
-            _become(newpage, page)
-        return MIGRATEPAGE_SUCCESS
+    if mapping is not None:
+        return _move_in_tree(mapping, newpage, page, head, mode, extra_count)
+    # Not frozen: without ptes and tree slot only those come who wait for the lock.
+    if page_count(page) != 1 + extra_count:
+        return _refuse(page, Reason.PINNED)
+    if UNTOUCHED_DESTINATION not in page.zone.kernel.absent:
+        _become(newpage, page)
+    return MIGRATEPAGE_SUCCESS
 
+
+def _move_in_tree(
+    mapping: AddressSpace,
+    newpage: Page,
+    page: Page,
+    head: Any,
+    mode: MigrateMode,
+    extra_count: int,
+) -> int:
     tree = mapping.page_tree
     with spin_lock(mapping.tree_lock):
         index = rmap.page_index(page)
-        expected_count += 1 + page_has_private(page)
+        expected_count = 2 + extra_count + page_has_private(page)
         if page_count(page) != expected_count or radix_tree_lookup(tree, index) is not page:
             return _refuse(page, Reason.PINNED)
         if not page_freeze_refs(page, expected_count):
@@ -405,7 +415,7 @@ def _refuse(page: Page, why: Reason, rc: int = -EAGAIN) -> int:
     return rc
 
 
-@hot
+@small
 def migrate_page_copy(newpage: Page, page: Page) -> None:
     """Contents and flags, in the kernel's order  (mm/migrate.c: migrate_page_copy)."""
     if page.flags & PG_head:

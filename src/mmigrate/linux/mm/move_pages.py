@@ -130,14 +130,17 @@ def do_pages_move(
     # Differs: it begins empty, where the kernel's begins with what the page held.
     array = [PageToNode() for _ in range(min(CHUNK, len(addresses)))]
     migrate.migrate_prep(kernel)
+    good: int | None = None  # a node that has been found to be allowed
     for first in range(0, len(addresses), CHUNK):
         chunk = array[: len(addresses) - first]
         for position, pm in enumerate(chunk, first):
             node = nodes[position]
-            if not 0 <= node < MAX_NUMNODES or not kernel.node_states_memory >> node & 1:
-                return -ENODEV
-            if not task_nodes >> node & 1:
-                return -EACCES
+            if node != good:
+                if not 0 <= node < MAX_NUMNODES or not kernel.node_states_memory >> node & 1:
+                    return -ENODEV
+                if not task_nodes >> node & 1:
+                    return -EACCES
+                good = node
             pm.addr = addresses[position]
             pm.node = node
         error = do_move_page_to_node_array(mm, chunk, migrate_all)
@@ -150,6 +153,7 @@ def do_pages_move(
     return 0
 
 
+@hot
 def do_move_page_to_node_array(mm: Mm, chunk: list[PageToNode], migrate_all: bool) -> int:
     """Isolate what can move of one chunk, and migrate it; mmap_sem is read-held throughout
     (mm/migrate.c: do_move_page_to_node_array)."""
@@ -171,7 +175,7 @@ def do_move_page_to_node_array(mm: Mm, chunk: list[PageToNode], migrate_all: boo
         return error
 
 
-@hot
+@small
 def _queue(mm: Mm, pm: PageToNode, migrate_all: bool, pagelist: ListHead) -> int:
     """Isolate the page of one entry; its status so far."""
     vma = mmap.find_vma(mm, pm.addr)

@@ -183,12 +183,19 @@ def node_zonelist(kernel: Kernel, nid: int, gfp: int) -> list[Zone]:
 @small
 def add_free_block(zone: Zone, pfn: int, order: int, migratetype: int, tail: bool = False) -> None:
     """Put a block on its free list; the counter of free pages is the caller's."""
-    page = _page(zone, pfn)
+    _link_free_block(zone, _page(zone, pfn), order, migratetype, tail)
+
+
+@small
+def _link_free_block(zone: Zone, page: Page, order: int, migratetype: int, tail: bool) -> None:
     page.private = order
     page._mapcount = PAGE_BUDDY_MAPCOUNT_VALUE
     page.index = migratetype
     area = zone.free_area[order]
-    (list_add_tail if tail else list_add)(page, area.free_list[migratetype])
+    if tail:
+        list_add_tail(page, area.free_list[migratetype])
+    else:
+        list_add(page, area.free_list[migratetype])
     area.nr_free += 1
 
 
@@ -329,7 +336,7 @@ def __rmqueue(zone: Zone, order: int, migratetype: int) -> Page | None:
 
 
 @hot
-def __free_one_page(zone: Zone, pfn: int, order: int, migratetype: int) -> None:
+def __free_one_page(zone: Zone, page: Page, order: int, migratetype: int) -> None:
     """Free a block and merge it with its buddies as far as they are free, that of an isolated
     pageblock not beyond it; the caller counts it  (mm/page_alloc.c: __free_one_page).
 
@@ -337,6 +344,7 @@ def __free_one_page(zone: Zone, pfn: int, order: int, migratetype: int) -> None:
     one that is isolated, whose pages are then missing from the counters.
     """
     mem_map = zone.kernel.mem_map
+    pfn = page.pfn
     start, end = zone.zone_start_pfn, zone.zone_start_pfn + zone.spanned_pages
     max_order = PAGEBLOCK_ORDER if migratetype == MIGRATE_ISOLATE else MAX_ORDER - 1
     while order < max_order:
@@ -348,9 +356,11 @@ def __free_one_page(zone: Zone, pfn: int, order: int, migratetype: int) -> None:
         if buddy is None or buddy._mapcount != PAGE_BUDDY_MAPCOUNT_VALUE or buddy.private != order:
             break
         _remove_free_block(zone, buddy, order)
-        pfn &= buddy_pfn
+        if buddy_pfn < pfn:
+            pfn, page = buddy_pfn, buddy
         order += 1
-    add_free_block(zone, pfn, order, migratetype, _buddy_of_next_is_free(zone, pfn, order))
+    tail = _buddy_of_next_is_free(zone, pfn, order)
+    _link_free_block(zone, page, order, migratetype, tail)
 
 
 @small
@@ -423,7 +433,7 @@ def _free_pcppages_bulk(zone: Zone, count: int, pcp: PerCpuPages) -> None:
                 freed_as = page.index
                 if isolating:
                     freed_as = get_pageblock_migratetype(zone, page.pfn)
-                __free_one_page(zone, page.pfn, 0, freed_as)
+                __free_one_page(zone, page, 0, freed_as)
                 if freed_as > MIGRATE_RESERVE:  # counted below as if it were an ordinary one
                     count_freepages(zone, 1, freed_as)
                     zone.vm_stat[NR_FREE_PAGES] -= 1
@@ -478,29 +488,18 @@ def zone_watermark_ok(
     return True
 
 
-@hot
+@small
 def _buffered_rmqueue(
     preferred: Zone, zone: Zone, order: int, gfp: int, migratetype: int
 ) -> Page | None:
     """Take a block: a single page from the CPU's own list
     (mm/page_alloc.c: buffered_rmqueue)."""
     if order == 0:
-        pcp = zone.pageset[sched.task.cpu.number]
-        head = pcp.lists[migratetype]
-        if head.next is head:
-            _rmqueue_bulk(zone, pcp, migratetype, bool(gfp & __GFP_COLD))
-            if head.next is head:
-                return None
-        page: Page = head.prev if gfp & __GFP_COLD else head.next
-        list_del(page)
-        pcp.count -= 1
+        page = _take_page(zone, migratetype, gfp & __GFP_COLD)
     else:
-        with spin_lock(zone.lock):
-            found = __rmqueue(zone, order, migratetype)
-            if found is None:
-                return None
-            count_freepages(zone, -(1 << order), found.index)
-        page = found
+        page = _take_block(zone, order, migratetype)
+    if page is None:
+        return None
     stat = zone.vm_stat
     if zone.nid == preferred.nid:
         stat[NUMA_HIT] += 1
@@ -521,6 +520,29 @@ def _buffered_rmqueue(
         page.private = 0
         page.data = ZERO_BYTES
     return page
+
+
+@small
+def _take_page(zone: Zone, migratetype: int, cold: int) -> Page | None:
+    """From the CPU's own list."""
+    pcp = zone.pageset[sched.task.cpu.number]
+    head = pcp.lists[migratetype]
+    if head.next is head:
+        _rmqueue_bulk(zone, pcp, migratetype, bool(cold))
+        if head.next is head:
+            return None
+    page: Page = head.prev if cold else head.next
+    list_del(page)
+    pcp.count -= 1
+    return page
+
+
+def _take_block(zone: Zone, order: int, migratetype: int) -> Page | None:
+    with spin_lock(zone.lock):
+        block = __rmqueue(zone, order, migratetype)
+        if block is not None:
+            count_freepages(zone, -(1 << order), block.index)
+    return block
 
 
 def _prep_block(zone: Zone, page: Page, order: int, gfp: int) -> bool:
@@ -796,12 +818,12 @@ def _parts(page: Page, order: int) -> Iterator[Page]:
     return (_page(page.zone, pfn) for pfn in range(page.pfn, page.pfn + (1 << order)))
 
 
-def _free_one_page(zone: Zone, pfn: int, order: int, migratetype: int) -> None:
+def _free_one_page(zone: Zone, page: Page, order: int, migratetype: int) -> None:
     """Free a block to the lists of the zone and count it  (mm/page_alloc.c: free_one_page)."""
     with spin_lock(zone.lock):
         if zone.nr_isolate_pageblock or migratetype == MIGRATE_ISOLATE:
-            migratetype = get_pageblock_migratetype(zone, pfn)
-        __free_one_page(zone, pfn, order, migratetype)
+            migratetype = get_pageblock_migratetype(zone, page.pfn)
+        __free_one_page(zone, page, order, migratetype)
         count_freepages(zone, 1 << order, migratetype)
 
 
@@ -821,7 +843,7 @@ def free_hot_cold_page(page: Page, cold: bool = False) -> None:
     zone.kernel.vm_events[PGFREE] += 1
     if migratetype >= MIGRATE_PCPTYPES:
         if migratetype == MIGRATE_ISOLATE:
-            _free_one_page(zone, page.pfn, 0, migratetype)
+            _free_one_page(zone, page, 0, migratetype)
             return
         migratetype = MIGRATE_MOVABLE  # of the list; the page remembers its own
     pcp = zone.pageset[sched.task.cpu.number]
@@ -862,7 +884,7 @@ def free_block(page: Page, order: int) -> None:
     if not free_pages_prepare(page, order):
         return
     zone.kernel.vm_events[PGFREE] += 1 << order
-    _free_one_page(zone, page.pfn, order, get_pageblock_migratetype(zone, page.pfn))
+    _free_one_page(zone, page, order, get_pageblock_migratetype(zone, page.pfn))
 
 
 def alloc_gigantic_page(kernel: Kernel, nid: int, order: int) -> Page | None:
@@ -895,7 +917,8 @@ def free_gigantic_page(page: Page, order: int) -> None:
     largest = MAX_ORDER - 1
     with spin_lock(zone.lock):
         for pfn in range(page.pfn, page.pfn + (1 << order), 1 << largest):
-            __free_one_page(zone, pfn, largest, get_pageblock_migratetype(zone, pfn))
+            migratetype = get_pageblock_migratetype(zone, pfn)
+            __free_one_page(zone, _page(zone, pfn), largest, migratetype)
         zone.vm_stat[NR_FREE_PAGES] += 1 << order
 
 

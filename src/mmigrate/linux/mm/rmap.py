@@ -104,6 +104,7 @@ from mmigrate.linux.kernel.pgtable import (
 from mmigrate.linux.kernel.rwsem import down_read, down_read_trylock, up_read
 from mmigrate.linux.kernel.spinlock import spin_lock, spin_unlock
 from mmigrate.linux.kernel.straight import hot, small
+from mmigrate.linux.lib.interval_tree import overlapping
 from mmigrate.linux.mm import (
     huge_memory,
     huge_split,
@@ -380,7 +381,8 @@ def _rmap_walk_anon(page: Page, rwc: RmapWalkControl, arg: Any) -> int:
     ret = SWAP_AGAIN
     pgoff: int = page_to_pgoff(page) if page.flags & PG_hugetlb else page.index
     rmap_one, done, invalid_vma = rwc.rmap_one, rwc.done, rwc.invalid_vma
-    for chain in anon_vma.rb_root.overlapping(pgoff, pgoff):
+    chains = overlapping(anon_vma.rb_root, pgoff, pgoff)
+    for chain in chains:
         vma = chain.vma
         address = vma.vm_start + ((pgoff - vma.vm_pgoff) << PAGE_SHIFT)
         if invalid_vma is not None and invalid_vma(vma, arg):
@@ -437,12 +439,11 @@ def try_to_unmap(page: Page, flags: int) -> int:
         BUG("try_to_unmap of a huge page", page)
     # exec moves such a stack while ptes and addresses disagree; an entry left in it
     # could not be found again.
-    skips_stacks = (
-        flags & TTU_MIGRATION
-        and PageAnonNotKsm(page)
-        and SKIP_TEMPORARY_STACKS not in page.zone.kernel.absent
-    )
-    ret = rmap_walk(page, _UNMAP_FOR_MIGRATION if skips_stacks else _UNMAP, flags)
+    rwc = _UNMAP
+    if flags & TTU_MIGRATION and PageAnonNotKsm(page):
+        if SKIP_TEMPORARY_STACKS not in page.zone.kernel.absent:
+            rwc = _UNMAP_FOR_MIGRATION
+    ret = rmap_walk(page, rwc, flags)
     if ret != SWAP_MLOCK and not page_mapped(page):
         ret = SWAP_SUCCESS
     return ret

@@ -222,14 +222,14 @@ def swap_info_get(entry: int) -> SwapArea | None:
     there is no such place  (mm/swapfile.c: swap_info_get)."""
     area = _area_of(entry)
     if area is None:
-        sched.warn(f"bad swap entry {entry:#x}: no such area")
+        sched.warn(f"bad swap entry: no area {swp_type(entry)}")
         return None
     offset = swp_offset(entry)
     spin_lock(area.lock)
     if offset < len(area.counts) and area.in_use(offset):
         return area
     spin_unlock(area.lock)
-    sched.warn(f"bad swap entry {entry:#x}: place {offset} of {area!r} is not in use")
+    sched.warn(f"bad swap entry: place {offset} of {area!r} is not in use")
     return None
 
 

@@ -43,6 +43,7 @@ from mmigrate.linux.include.pgtable import (
 from mmigrate.linux.kernel.atomic import WRITE_ONCE, atomic_dec, atomic_inc
 from mmigrate.linux.kernel.bug import BUG_ON
 from mmigrate.linux.kernel.rwsem import down_write, up_write
+from mmigrate.linux.kernel.straight import small
 from mmigrate.linux.mm import huge_split, khugepaged, mempolicy, rmap
 
 sysctl_max_map_count: Final[int] = 65530
@@ -118,6 +119,7 @@ def vma_set_page_prot(vma: Vma) -> None:
 # --- finding ---
 
 
+@small
 def find_vma(mm: Mm, addr: int) -> Vma | None:
     """The first area that ends above @addr; it may begin above it too
     (mm/mmap.c: find_vma)."""

@@ -99,7 +99,7 @@ from mmigrate.linux.kernel.page_ref import (
     put_page_testzero,
 )
 from mmigrate.linux.kernel.spinlock import spin_lock, spin_unlock
-from mmigrate.linux.kernel.straight import hot
+from mmigrate.linux.kernel.straight import small
 from mmigrate.linux.lib.list import ListHead, list_add, list_del, list_empty, list_move, list_splice
 from mmigrate.linux.mm import (
     filemap,
@@ -119,7 +119,7 @@ _FORCED: Final = TTU_UNMAP | TTU_IGNORE_ACCESS
 # --- isolation ---
 
 
-@hot
+@small
 def isolate_lru_page(page: Page) -> int:
     """Take a page off its LRU list, with a reference of its own; the caller has one.
     0 or -EBUSY  (mm/vmscan.c: isolate_lru_page)."""
@@ -163,6 +163,7 @@ def __isolate_lru_page(page: Page, mode: int) -> int:
     return 0
 
 
+@small
 def page_evictable(page: Page) -> bool:
     """Whether reclaim could ever free it: its mapping allows it, and it is not mlocked
     (mm/vmscan.c: page_evictable)."""
@@ -172,35 +173,39 @@ def page_evictable(page: Page) -> bool:
     return not PageMlocked(page)
 
 
-@hot
+@small
 def putback_lru_page(page: Page) -> None:
     """Put an isolated page back on the list where it belongs now, and drop the reference
     of the isolation  (mm/vmscan.c: putback_lru_page)."""
     if page.flags & PG_lru:
         BUG("put back while on the LRU", page)
     was_unevictable = PageUnevictable(page)
+    if page.flags & PG_unevictable:
+        ClearPageUnevictable(page)
+    is_unevictable = False
+    if page_evictable(page):
+        swap.lru_cache_add(page)
+    else:
+        is_unevictable = _put_on_unevictable_list(page)
+    if was_unevictable is not is_unevictable:
+        event = UNEVICTABLE_PGCULLED if is_unevictable else UNEVICTABLE_PGRESCUED
+        page.zone.kernel.vm_events[event] += 1
+    swap.put_page(page)
+
+
+def _put_on_unevictable_list(page: Page) -> bool:
+    """Put a page there that may not be reclaimed; whether it stayed so."""
     while True:
-        if page.flags & PG_unevictable:
-            ClearPageUnevictable(page)
-        mapping = page_mapping(page)  # page_evictable() in place: benchmarks/move_pages.py
-        if (
-            mapping is None or not READ_ONCE(mapping, "flags") & AS_UNEVICTABLE
-        ) and not PageMlocked(page):
-            is_unevictable = False
-            swap.lru_cache_add(page)
-            break
-        is_unevictable = True
         swap.add_page_to_unevictable_list(page)
         # Somebody may have cleared the reason before he could see PG_lru.
         if not page_evictable(page) or isolate_lru_page(page):
-            break
+            return True
         swap.put_page(page)
-    events = page.zone.kernel.vm_events
-    if was_unevictable and not is_unevictable:
-        events[UNEVICTABLE_PGRESCUED] += 1
-    elif is_unevictable and not was_unevictable:
-        events[UNEVICTABLE_PGCULLED] += 1
-    swap.put_page(page)
+        if page.flags & PG_unevictable:
+            ClearPageUnevictable(page)
+        if page_evictable(page):
+            swap.lru_cache_add(page)
+            return False
 
 
 def check_move_unevictable_pages(pages: list[Page]) -> None:
