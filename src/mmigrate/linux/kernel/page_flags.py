@@ -6,6 +6,8 @@ Each bit is a word of its own to the explorer: operations on different bits comm
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
+from typing import Final
 
 from mmigrate.linux.include.mm_types import AddressSpace, AnonVma, Page
 from mmigrate.linux.include.page_flags import (
@@ -167,6 +169,20 @@ def page_is_file_cache(page: Page) -> int:
     return 0 if page.flags & PG_swapbacked else 1
 
 
+def _lru_of(flags: int) -> int:
+    if flags & PG_unevictable:
+        return LRU_UNEVICTABLE
+    lru = LRU_INACTIVE_ANON if flags & PG_swapbacked else LRU_INACTIVE_FILE
+    return lru + LRU_ACTIVE_ANON if flags & PG_active else lru
+
+
+_LRU_BITS: Final = PG_unevictable | PG_swapbacked | PG_active
+_LRU_OF: Final = {
+    sum(flags): _lru_of(sum(flags))
+    for flags in product((0, PG_unevictable), (0, PG_swapbacked), (0, PG_active))
+}
+
+
 def page_lru(page: Page) -> int:
     """Which LRU list a page belongs on  (include/linux/mm_inline.h: page_lru)."""
     hook = sched.hook
@@ -174,11 +190,7 @@ def page_lru(page: Page) -> int:
         hook.announce(page, PG_unevictable, READ)
         hook.announce(page, PG_swapbacked, READ)
         hook.announce(page, PG_active, READ)
-    flags = page.flags
-    if flags & PG_unevictable:
-        return LRU_UNEVICTABLE
-    lru = LRU_INACTIVE_ANON if flags & PG_swapbacked else LRU_INACTIVE_FILE
-    return lru + LRU_ACTIVE_ANON if flags & PG_active else lru
+    return _LRU_OF[page.flags & _LRU_BITS]
 
 
 def page_mapping(page: Page) -> AddressSpace | None:

@@ -368,8 +368,9 @@ def rmap_walk(page: Page, rwc: RmapWalkControl, arg: Any) -> int:
 @hot
 def _rmap_walk_anon(page: Page, rwc: RmapWalkControl, arg: Any) -> int:
     """mm/rmap.c: rmap_walk_anon."""
-    if rwc.anon_lock is not None:
-        anon_vma = rwc.anon_lock(page)
+    anon_lock = rwc.anon_lock
+    if anon_lock is not None:
+        anon_vma = anon_lock(page)
         if anon_vma is None:
             return SWAP_AGAIN
     else:

@@ -143,7 +143,7 @@ def page_off_lru(page: Page) -> int:
     """The list a dying page is on; the flag that says so is cleared
     (include/linux/mm_inline.h: page_off_lru)."""
     lru = page_lru(page)
-    page.flags &= ~(PG_unevictable if page.flags & PG_unevictable else PG_active)
+    page.flags &= ~(PG_unevictable if lru == LRU_UNEVICTABLE else PG_active)
     return lru
 
 

@@ -180,7 +180,7 @@ def putback_lru_page(page: Page) -> None:
     if page.flags & PG_lru:
         BUG("put back while on the LRU", page)
     was_unevictable = PageUnevictable(page)
-    if page.flags & PG_unevictable:
+    if was_unevictable:
         ClearPageUnevictable(page)
     is_unevictable = False
     if page_evictable(page):
