@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from mmigrate.check.frames import zones
 from mmigrate.check.view import View
 from mmigrate.errors import Violation
 from mmigrate.linux.include.mm_types import Mm, Page
@@ -53,9 +52,7 @@ def _anon(page: Page) -> bool:
 
 def vmstat(view: View) -> Iterator[Violation]:
     found: Counter[tuple[Zone, int]] = Counter()
-    for page in view.pages():
-        if not page._count:
-            continue
+    for page in view.used():
         zone, flags = page.zone, page.flags
         size = HPAGE_PMD_NR if flags & PG_head else 1
         if page.pfn in view.mapped and not flags & PG_hugetlb:
@@ -77,13 +74,13 @@ def vmstat(view: View) -> Iterator[Violation]:
     # Known defect of v3.19: migration of a page of a file of hugetlb leaves nr_file_pages of its
     # zone as it was, so once there are pools only the sum is right.
     if view.kernel.hugetlb.hstates[0].nr_huge_pages or view.kernel.hugetlb.files:
-        counted = sum(zone.vm_stat[NR_FILE_PAGES] for zone in zones(view))
-        total = sum(found[zone, NR_FILE_PAGES] for zone in zones(view))
+        counted = sum(zone.vm_stat[NR_FILE_PAGES] for zone in view.zones)
+        total = sum(found[zone, NR_FILE_PAGES] for zone in view.zones)
         if counted != total:
             yield Violation("vmstat", "all zones", f"nr_file_pages {counted}, found {total}")
-        for zone in zones(view):
+        for zone in view.zones:
             found[zone, NR_FILE_PAGES] = zone.vm_stat[NR_FILE_PAGES]
-    for zone in zones(view):
+    for zone in view.zones:
         for item in RECOUNTED:
             if zone.vm_stat[item] != found[zone, item]:
                 yield Violation(

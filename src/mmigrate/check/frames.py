@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Iterator
 
 from mmigrate.check.view import View
@@ -18,56 +18,65 @@ from mmigrate.linux.include.page_flags import (
     page_flag_names,
 )
 from mmigrate.linux.include.vmstat import NR_FREE_PAGES
-from mmigrate.linux.mm.page_alloc import free_blocks, pcp_pages
 
 _OUT_OF_USE = PG_hwpoison | PG_reserved  # the oracle "out of use" has them
 
 
-def zones(view: View) -> Iterator[Zone]:
-    for node in view.kernel.nodes:
-        yield from node.node_zones
-        yield from node.empty_zones
-
-
 class FreeFrames:
-    """The free blocks of a zone, and which page lies in one."""
+    """The free memory of a zone: @blocks, ascending, as (first pfn, last pfn + 1), and its
+    @total without that of isolated pageblocks."""
 
-    def __init__(self, zone: Zone) -> None:
-        found = list(free_blocks(zone))
-        self.blocks = sorted((pfn, pfn + (1 << order)) for pfn, order, _ in found)
-        self.isolated = sum(1 << order for _, order, kind in found if kind == MIGRATE_ISOLATE)
-        self.blocks += sorted(zone.untouched)
+    def __init__(self, view: View, zone: Zone) -> None:
+        found = view.free_blocks(zone)
+        self.blocks = [(pfn, pfn + (1 << order)) for pfn, order, _ in found]
+        self.blocks += zone.untouched
         self.blocks.sort()
-        self.starts = [start for start, _ in self.blocks]
-        self.pcp = [page.pfn for page in pcp_pages(zone)]
-        self.in_pcp = set(self.pcp)
+        self.isolated = sum(1 << order for _, order, kind in found if kind == MIGRATE_ISOLATE)
+        self.frames = sum(end - start for start, end in self.blocks)
 
-    def in_block(self, pfn: int) -> bool:
-        position = bisect_right(self.starts, pfn) - 1
-        return position >= 0 and pfn < self.blocks[position][1]
-
-    def times(self, pfn: int) -> int:
-        in_block = int(self.in_block(pfn))
-        return in_block + self.pcp.count(pfn) if pfn in self.in_pcp else in_block
+    @property
+    def total(self) -> int:
+        return self.frames - self.isolated
 
 
 def frames(view: View) -> Iterator[Violation]:
     """Free exactly once or allocated; free memory as counted."""
-    free = {zone: FreeFrames(zone) for zone in zones(view)}
+    pages = view.pages()
+    pfns = [page.pfn for page in pages]
+    places = {pfn: place for place, pfn in enumerate(pfns)}
+    in_block = [0] * len(pages)  # of its zone
+    on_list = [0] * len(pages)  # of single pages, of a CPU
+    free = {zone: FreeFrames(view, zone) for zone in view.zones}
     for zone, found in free.items():
-        for (_, end), (start, _) in zip(found.blocks, found.blocks[1:], strict=False):
-            if start < end:
+        last = 0
+        for start, end in found.blocks:
+            if start < last:
                 yield Violation("frames", f"pfn {start}", "in two free blocks, expected in one")
-        total = sum(end - start for start, end in found.blocks) - found.isolated
-        if total != zone.vm_stat[NR_FREE_PAGES]:
+            last = end
+            for place in range(bisect_left(pfns, start), bisect_left(pfns, end)):
+                if pages[place].zone is zone:
+                    in_block[place] = 1
+        if found.total != zone.vm_stat[NR_FREE_PAGES]:
             yield Violation(
-                "frames", repr(zone), f"nr_free_pages {zone.vm_stat[NR_FREE_PAGES]}, found {total}"
+                "frames",
+                repr(zone),
+                f"nr_free_pages {zone.vm_stat[NR_FREE_PAGES]}, found {found.total}",
             )
+        for pcp in zone.pageset:
+            for head in pcp.lists:
+                page = head.next
+                while page is not head:
+                    if page.zone is zone:
+                        on_list[places[page.pfn]] += 1
+                    page = page.next
     outside = dict.fromkeys(free, 0)
-    for page in view.pages():
-        times = free[page.zone].times(page.pfn)
-        if not page.flags & PG_reserved and not free[page.zone].in_block(page.pfn):
-            outside[page.zone] += 1
+    for page, block, listed in zip(pages, in_block, on_list, strict=True):
+        if not block:
+            if not page.flags & PG_reserved:
+                outside[page.zone] += 1
+            if listed == 1 and not page._count and not view.pooled:
+                continue
+        times = block + listed
         if times > 1:
             yield Violation("frames", repr(page), f"free {times} times, expected once")
         elif times and page._count:
@@ -83,7 +92,7 @@ def frames(view: View) -> Iterator[Violation]:
         ):
             yield Violation("frames", repr(page), "lost: neither free nor referenced")
     for zone, found in free.items():
-        there = outside[zone] + sum(end - start for start, end in found.blocks)
+        there = outside[zone] + found.frames
         if there != zone.present_pages:
             yield Violation("frames", repr(zone), f"has {zone.present_pages} frames, found {there}")
 
@@ -97,7 +106,9 @@ def _head_count(page: Page) -> int:
 def free_pages(view: View) -> Iterator[Violation]:
     """No stray flag, mapping or contents on a free page."""
     for page in view.pages():
-        if page._count == 0 and not _head_count(page) and page.pfn not in view.pooled:
+        if page._count or not (page.flags or page.mapping is not None or page.data is not None):
+            continue
+        if not _head_count(page) and page.pfn not in view.pooled:
             stray = page.flags & PAGE_FLAGS_CHECK_AT_FREE & ~_OUT_OF_USE
             if stray:
                 yield Violation("free pages", repr(page), f"flags {page_flag_names(stray)}")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from mmigrate.check.view import View
 from mmigrate.errors import Violation
+from mmigrate.linux.include.mm_types import Page
 from mmigrate.linux.include.page_flags import (
     PG_compound_lock,
     PG_head,
@@ -18,39 +19,43 @@ from mmigrate.linux.include.pgtable import PAGE_SHIFT, PMD_MASK, PMD_SIZE, pte_p
 from mmigrate.linux.mm import huge_memory
 from mmigrate.linux.mm.page_alloc import compound_order
 
+_OF_COMPOUND = PG_compound_lock | PG_head | PG_tail
+
 
 def compound_pages(view: View) -> Iterator[Violation]:
     """Every tail belongs to a head before it, and carries nothing but its pins; a page that is
     neither has no head."""
-    heads: dict[int, int] = {}
+    heads: dict[int, Page] = {}
     for page in view.pages():
-        where = repr(page)
-        if page.flags & PG_compound_lock:
-            yield Violation("compound pages", where, "its compound lock is held, by nobody")
-        if page.flags & PG_head and (page._count or page.flags & PG_hugetlb):
-            for pfn in range(page.pfn + 1, page.pfn + (1 << compound_order(page))):
-                heads[pfn] = page.pfn
-            if page.flags & PG_tail:
-                yield Violation("compound pages", where, "both a head and a tail")
-        if not page.flags & PG_tail:
-            if page.pfn in heads:
-                yield Violation("compound pages", where, f"no tail, inside pfn {heads[page.pfn]}")
+        flags = page.flags
+        if not flags & _OF_COMPOUND and page.pfn not in heads:
             continue
-        if page.first_page is None or heads.get(page.pfn) != page.first_page.pfn:
-            found = heads.get(page.pfn)
-            yield Violation(
-                "compound pages", where, f"a tail of {page.first_page!r}, found head {found}"
-            )
-        if page._count:
-            yield Violation("compound pages", where, f"a tail with _count {page._count}")
+        if flags & PG_compound_lock:
+            yield _wrong(page, "its compound lock is held, by nobody")
+        if flags & PG_head and (page._count or flags & PG_hugetlb):
+            for pfn in range(page.pfn + 1, page.pfn + (1 << compound_order(page))):
+                heads[pfn] = page
+            if flags & PG_tail:
+                yield _wrong(page, "both a head and a tail")
+        if not flags & PG_tail:
+            if page.pfn in heads:
+                yield _wrong(page, f"no tail, inside {heads[page.pfn]!r}")
+            continue
         head = page.first_page
-        pins = 0 if head is not None and head.flags & PG_hugetlb else view.pins[page.pfn]
+        if head is None or heads.get(page.pfn) is not head:
+            found = heads.get(page.pfn)
+            yield _wrong(page, f"a tail of {head!r}, found head {found!r}")
+        if page._count:
+            yield _wrong(page, f"a tail with _count {page._count}")
+        pins = 0 if head is not None and head.flags & PG_hugetlb else view.pins.get(page.pfn, 0)
         if page._mapcount + 1 != pins:
-            yield Violation(
-                "compound pages", where, f"a tail with {page._mapcount + 1} pins, found {pins}"
-            )
+            yield _wrong(page, f"a tail with {page._mapcount + 1} pins, found {pins}")
         if page.mapping is not None:
-            yield Violation("compound pages", where, f"a tail with {page.mapping!r}")
+            yield _wrong(page, f"a tail with {page.mapping!r}")
+
+
+def _wrong(page: Page, what: str) -> Violation:
+    return Violation("compound pages", repr(page), what)
 
 
 def huge_pages(view: View) -> Iterator[Violation]:

@@ -19,7 +19,7 @@ def pools(view: View) -> Iterator[Violation]:
     """Numbers of pages, in all and free, by node; free ones have no user, and are on the list of
     their node; only pages in use are on the active list."""
     heads: dict[int, list[Page]] = {}
-    for page in view.pages():
+    for page in view.flagged():
         if page.flags & PG_hugetlb:
             heads.setdefault(compound_order(page), []).append(page)
     for h in view.kernel.hugetlb.hstates:

@@ -35,8 +35,8 @@ def ksm(view: View) -> Iterator[Violation]:
             yield _wrong(repr(item), f"claims {item.head!r}, which does not list it")
         if item.anon_vma is None:
             yield _wrong(repr(item), "merged, without a reference on an anon_vma")
-    for page in view.pages():
-        if page._count and isinstance(page.mapping, StableNode):
+    for page in view.used():
+        if isinstance(page.mapping, StableNode):
             yield from _page(page, page.mapping, nodes)
     for name, counted, found in (
         ("pages_shared", state.pages_shared, sum(1 for node in nodes.values() if node.hlist)),

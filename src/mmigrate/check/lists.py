@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mmigrate.check.frames import zones
 from mmigrate.check.view import View
 from mmigrate.errors import Violation
 from mmigrate.linux.include.mm_types import Page
@@ -30,7 +29,7 @@ from mmigrate.linux.include.vmstat import (
 def lru(view: View) -> Iterator[Violation]:
     """Each page with PG_lru is once on the list its flags say."""
     on_list: set[int] = set()
-    for zone in zones(view):
+    for zone in view.zones:
         for number in range(NR_LRU_LISTS):
             count = 0
             for page in _pages_of(view, zone, number):
@@ -52,7 +51,7 @@ def lru(view: View) -> Iterator[Violation]:
                     repr(zone),
                     f"{ZONE_STAT_NAMES[item]} {zone.vm_stat[item]}, found {count}",
                 )
-    for page in view.pages():
+    for page in view.flagged():
         if page.flags & PG_lru and page.pfn not in on_list:
             yield Violation("lru", repr(page), "PG_lru, and on no list")
 
@@ -75,7 +74,7 @@ def list_of(page: Page) -> int:
 
 def isolated(view: View) -> Iterator[Violation]:
     """Nobody keeps isolated pages."""
-    for zone in zones(view):
+    for zone in view.zones:
         for item in (NR_ISOLATED_ANON, NR_ISOLATED_FILE):
             if zone.vm_stat[item]:
                 yield Violation(

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mmigrate.check.frames import zones
 from mmigrate.check.view import View
 from mmigrate.errors import Violation
 from mmigrate.linux.include.gfp import MIGRATE_CMA, MIGRATE_ISOLATE, MIGRATETYPE_NAMES
 from mmigrate.linux.include.mmzone import PAGEBLOCK_ORDER
 from mmigrate.linux.include.page_flags import PG_hwpoison, PG_reserved
 from mmigrate.linux.include.vmstat import NR_FREE_CMA_PAGES
-from mmigrate.linux.mm.page_alloc import free_blocks, get_pageblock_migratetype
+from mmigrate.linux.mm.page_alloc import get_pageblock_migratetype
 
 APART = (MIGRATE_CMA, MIGRATE_ISOLATE)
 
@@ -20,7 +19,7 @@ APART = (MIGRATE_CMA, MIGRATE_ISOLATE)
 def page_blocks(view: View) -> Iterator[Violation]:
     """No pageblock is isolated; free memory is on the lists of CMA just where the pageblock is
     CMA's, and counted."""
-    for zone in zones(view):
+    for zone in view.zones:
         isolated = [n for n, kind in zone.pageblock_type.items() if kind == MIGRATE_ISOLATE]
         for number in sorted(isolated):
             yield Violation(
@@ -33,7 +32,7 @@ def page_blocks(view: View) -> Iterator[Violation]:
                 f"nr_isolate_pageblock {zone.nr_isolate_pageblock}, found {len(isolated)}",
             )
         of_cma = 0
-        for pfn, order, kind in free_blocks(zone):
+        for pfn, order, kind in view.free_blocks(zone):
             block = get_pageblock_migratetype(zone, pfn)
             if kind == MIGRATE_CMA:
                 of_cma += 1 << order
@@ -56,7 +55,7 @@ def out_of_use(view: View) -> Iterator[Violation]:
     """Nobody has a page whose memory is bad or has been taken away; as many are bad as are
     counted."""
     bad = 0
-    for page in view.pages():
+    for page in view.flagged():
         bad += bool(page.flags & PG_hwpoison)
         if page.flags & (PG_hwpoison | PG_reserved) and page._count:
             why = "bad memory" if page.flags & PG_hwpoison else "memory that was taken away"

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import chain
 
-from mmigrate.check.view import View, present_entries
+from mmigrate.check.view import View
 from mmigrate.errors import Violation
 from mmigrate.linux.include.mm import VM_WRITE
 from mmigrate.linux.include.mm_types import Mm, Vma
@@ -26,11 +26,11 @@ def migration_entries(view: View) -> Iterator[Violation]:
 
 def protection(view: View) -> Iterator[Violation]:
     """Every pte is in an area, and none is writable beyond it."""
-    for mm in view.kernel.mms:
+    for mm, ptes in view.ptes:
         huge = (
             (address, pmd) for owner, address, pmd in (*view.huge, *view.hugetlb) if owner is mm
         )
-        for address, pte in chain(present_entries(mm), huge):
+        for address, pte in chain(ptes, huge):
             vma = area_at(mm, address)
             if vma is None:
                 yield Violation("protection", f"{mm!r} at {address:#x}", "a pte outside any area")

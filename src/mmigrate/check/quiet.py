@@ -35,6 +35,6 @@ def locks(view: View) -> Iterator[Violation]:
         if task.rcu_nesting:
             yield Violation("locks", task.name, f"rcu nesting {task.rcu_nesting}, expected 0")
     if not block.busy(view.kernel):
-        for page in view.pages():
+        for page in view.flagged():
             if page.flags & PG_locked:
                 yield Violation("locks", repr(page), "locked, and nobody is left to unlock it")

@@ -19,9 +19,7 @@ from mmigrate.linux.mm.page_alloc import compound_order
 def references(view: View) -> Iterator[Violation]:
     """_count: ptes, tree slots, private data, per-CPU vectors, pins."""
     ballooned = balloon_pfns(view)
-    for page in view.pages():
-        if not page._count:
-            continue  # the oracle "frames" has it
+    for page in view.used():  # the oracle "frames" has the others
         pfn = page.pfn
         if pfn == view.huge_zero_pfn:
             continue  # the oracle "huge pages" has it
@@ -51,8 +49,8 @@ def size_of(page: Page) -> int:
 
 def mapcounts(view: View) -> Iterator[Violation]:
     """_mapcount: the ptes that map the page."""
-    for page in view.pages():
-        if page._count and page._mapcount != PAGE_BALLOON_MAPCOUNT_VALUE:
+    for page in view.used():
+        if page._mapcount != PAGE_BALLOON_MAPCOUNT_VALUE:
             ptes = len(view.mapped.get(page.pfn, ()))
             if page._mapcount + 1 != ptes:
                 yield Violation(

@@ -5,12 +5,14 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from itertools import compress
+from typing import Final
 
 from mmigrate.linux.include.mm import VM_HUGETLB
 from mmigrate.linux.include.mm_types import AddressSpace, Mm, Page, PageTable
+from mmigrate.linux.include.mmzone import Zone
 from mmigrate.linux.include.pgtable import (
-    PMD_SHIFT,
+    PTRS_PER_PTE,
     is_migration_entry,
     is_swap_pte,
     pmd_trans_huge,
@@ -21,11 +23,14 @@ from mmigrate.linux.include.pgtable import (
 from mmigrate.linux.mm import huge_memory, swap_state
 from mmigrate.machine.machine import Machine
 
+_INDICES: Final = tuple(range(PTRS_PER_PTE))
+
 
 class View:
     """@mapped: pfn to the (mm, address, pte) that map it, for a huge page (mm, address, pmd) on
     its head; @huge: the pmds of huge pages alone; @pmds: every table of pmds, as (mm, table,
-    first address); @entries: swap-like entries in page tables, as (mm, address, entry); @slots:
+    first address); @ptes: (address, pte) of every pte that is not none, ascending, for each
+    mm; @entries: swap-like entries in page tables, as (mm, address, entry); @slots:
     pfn to the (mapping, index) that cache it; @vectors, @pins: how often a pfn is in a per-CPU
     vector, or pinned; @hugetlb: the entries that map pages of hugetlb; @pooled: the frames of its
     free pages; @contiguous: the pfns that `alloc_contig` handed out."""
@@ -34,6 +39,13 @@ class View:
         self.machine = machine
         self.kernel = machine.kernel
         self._pages: list[Page] | None = None
+        self._used: list[Page] | None = None
+        self._flagged: list[Page] | None = None
+        self._free: dict[Zone, list[tuple[int, int, int]]] = {}
+        self.zones = [
+            zone for node in self.kernel.nodes for zone in (*node.node_zones, *node.empty_zones)
+        ]
+        self.ptes: list[tuple[Mm, list[tuple[int, int]]]] = []
         self.mapped: dict[int, list[tuple[Mm, int, int]]] = {}
         self.entries: list[tuple[Mm, int, int]] = []
         self.slots: dict[int, list[tuple[AddressSpace, int]]] = {}
@@ -46,25 +58,25 @@ class View:
         self.huge_zero_pfn = -1 if huge_zero is None else huge_zero.pfn
         zero = self.kernel.zero_page.pfn
         for mm in self.kernel.mms:
-            for address, pte in present_entries(mm):
+            tables = Tables(mm)
+            self.ptes.append((mm, tables.ptes))
+            for address, pte in tables.ptes:
                 if pte_present(pte):
                     if pte_pfn(pte) != zero:
                         self.mapped.setdefault(pte_pfn(pte), []).append((mm, address, pte))
                 elif is_swap_pte(pte):
                     self.entries.append((mm, address, pte_to_swp_entry(pte)))
-            for table, base in pmd_tables(mm):
+            for table, base in tables.pmds:
                 self.pmds.append((mm, table, base))
-                for index, pmd in enumerate(table.entries):
-                    if pmd is None:
-                        continue
-                    if type(pmd) is int and area_is_hugetlb(mm, base + (index << PMD_SHIFT)):
-                        self._hugetlb_entry(mm, base + (index << PMD_SHIFT), pmd)
-                    elif pmd_trans_huge(pmd):
-                        found = (mm, base + (index << PMD_SHIFT), pmd)
-                        self.huge.append(found)
-                        if pte_pfn(pmd) != self.huge_zero_pfn:
-                            self.mapped.setdefault(pte_pfn(pmd), []).append(found)
-            for address, pud in gigantic_entries(mm):
+            for address, pmd in tables.huge:
+                if area_is_hugetlb(mm, address):
+                    self._hugetlb_entry(mm, address, pmd)
+                elif pmd_trans_huge(pmd):
+                    found = (mm, address, pmd)
+                    self.huge.append(found)
+                    if pte_pfn(pmd) != self.huge_zero_pfn:
+                        self.mapped.setdefault(pte_pfn(pmd), []).append(found)
+            for address, pud in tables.gigantic:
                 self._hugetlb_entry(mm, address, pud)
         for mapping in self.mappings:
             for index, item in mapping.page_tree.slots.items():
@@ -102,52 +114,71 @@ class View:
         """Every page that exists, by frame number; the zero page apart."""
         if self._pages is None:
             zero, sections = self.kernel.zero_page, self.kernel.mem_map
-            self._pages = [
-                page
-                for section in sorted(sections)
-                for page in sections[section]
-                if page is not None and page is not zero
-            ]
+            pages: list[Page] = []
+            self._pages = pages
+            for section in sorted(sections):
+                pages += filter(None, sections[section])
+            if zero in pages:
+                pages.remove(zero)
         return self._pages
+
+    def used(self) -> list[Page]:
+        """Those with a reference."""
+        if self._used is None:
+            self._used = [page for page in self.pages() if page._count]
+        return self._used
+
+    def flagged(self) -> list[Page]:
+        """Those with any flag."""
+        if self._flagged is None:
+            self._flagged = [page for page in self.pages() if page.flags]
+        return self._flagged
+
+    def free_blocks(self, zone: Zone) -> list[tuple[int, int, int]]:
+        """(first frame, order, migrate type) of every block on a free list of a zone."""
+        found = self._free.get(zone)
+        if found is None:
+            found = self._free[zone] = []
+            for order, area in enumerate(zone.free_area):
+                for migratetype, head in enumerate(area.free_list):
+                    page = head.next
+                    while page is not head:
+                        found.append((page.pfn, order, migratetype))
+                        page = page.next
+        return found
 
     def swap_entries(self) -> Iterator[tuple[Mm, int, int]]:
         """The entries that name a place in a swap area."""
         return (found for found in self.entries if not is_migration_entry(found[2]))
 
 
-def present_entries(mm: Mm) -> Iterator[tuple[int, int]]:
-    """(address, pte) of every pte that is not none, ascending."""
+class Tables:
+    """The page tables of a process, read once, ascending.  @ptes: (address, pte) of those that
+    are not none; @huge: (address, pmd) of those that name no table; @gigantic: (address, pud)
+    of pages of 1 GiB; @pmds: (table, first address) of the tables of pmds."""
 
-    def walk(table: Any, level: int, base: int) -> Iterator[tuple[int, int]]:
+    def __init__(self, mm: Mm) -> None:
+        self.ptes: list[tuple[int, int]] = []
+        self.huge: list[tuple[int, int]] = []
+        self.gigantic: list[tuple[int, int]] = []
+        self.pmds: list[tuple[PageTable, int]] = []
+        self._below: tuple[list[tuple[int, int]], ...] = ([], self.ptes, self.huge, self.gigantic)
+        self._read(mm.pgd, 4, 0)
+
+    def _read(self, table: PageTable, level: int, base: int) -> None:
         shift = 12 + 9 * (level - 1)
-        for index, entry in enumerate(table.entries):
-            if not entry:
-                continue
-            if level == 1:
-                yield base + (index << 12), entry
-            elif type(entry) is PageTable:
-                yield from walk(entry, level - 1, base + (index << shift))
-
-    return walk(mm.pgd, 4, 0)
+        entries = table.entries
+        if level == 2:
+            self.pmds.append((table, base))
+        for index in compress(_INDICES, entries):
+            entry = entries[index]
+            if type(entry) is PageTable and level > 1:
+                self._read(entry, level - 1, base + (index << shift))
+            elif type(entry) is int and level < 4:
+                self._below[level].append((base + (index << shift), entry))
 
 
 def area_is_hugetlb(mm: Mm, address: int) -> bool:
     position = bisect_right(mm.starts, address) - 1
     vma = mm.mmap[position] if position >= 0 else None
     return vma is not None and address < vma.vm_end and bool(vma.vm_flags & VM_HUGETLB)
-
-
-def gigantic_entries(mm: Mm) -> Iterator[tuple[int, int]]:
-    """(address, entry) of every page of 1 GiB."""
-    for upper, puds in enumerate(mm.pgd.entries):
-        for lower, entry in enumerate(puds.entries if type(puds) is PageTable else ()):
-            if type(entry) is int:
-                yield (upper << 39) + (lower << 30), entry
-
-
-def pmd_tables(mm: Mm) -> Iterator[tuple[PageTable, int]]:
-    """(table, first address) of every table of pmds, ascending."""
-    for upper, puds in enumerate(mm.pgd.entries):
-        for lower, table in enumerate(puds.entries if type(puds) is PageTable else ()):
-            if type(table) is PageTable:
-                yield table, (upper << 39) + (lower << 30)

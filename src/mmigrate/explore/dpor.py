@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import astuple, dataclass, field, replace
 from enum import Enum
-from itertools import groupby, pairwise
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from mmigrate.errors import ScenarioError
@@ -80,31 +80,41 @@ class Guided(Recording):
         indices: Indices,
         max_steps: int,
         prefix: list[tuple[int, int]],
+        known_kinds: list[int],
         plan: list[int],
         asleep: Asleep,
         *,
         keep_going: bool = False,
     ) -> None:
-        super().__init__(indices, max_steps, prefix, keep_going=keep_going)
+        super().__init__(indices, max_steps, prefix, known_kinds, keep_going=keep_going)
         self.plan = plan
         self.asleep = asleep
-        self._planned = 0
+        self._begin = len(known_kinds)  # of the plan
+        self._end = self._begin + len(plan)
 
     def choose(self, me: Task | None) -> Task | None:
-        if self._planned < len(self.plan):
-            planned = self.tasks.get(self.plan[self._planned])
-            self._planned += 1
+        index = len(self.log)
+        if index < self._end:
+            position = index - self._begin
+            number = self.plan[position]
+            planned = self.tasks.get(number)
             if planned is not None and not planned.finished and self.may_run(planned):
+                more = 0
+                while index + more + 1 < self._end and self.plan[position + more + 1] == number:
+                    more += 1
+                self.more = more
                 return planned
             self.diverged = True
-            self._planned = len(self.plan)
+            self._end = index
         asleep = self.asleep
         if me is not None and me.index not in asleep and self.may_run(me):
+            self.more = self.max_steps - index - 1
             return me
         rest = False
         for task in self.scheduler.alive:
             if self.may_run(task):
                 if task.index not in asleep:
+                    self.more = self.max_steps - index - 1
                     return task
                 rest = True
         if rest:
@@ -125,24 +135,27 @@ class Wanted:
         before, dropped = trace.before, race.dropped
         self.steps = [
             index
-            for index in range(race.first + 1, len(before))
-            if index == race.second or not before[index] & dropped
+            for index, past in enumerate(before[race.first + 1 :], race.first + 1)
+            if not past & dropped or index == race.second
         ]
         if race.second >= len(before):
             self.steps.append(race.second)
         self.second = race.second
         self.second_task = race.task
-        self.mask = sum(1 << index for index in self.steps)
+        self.mask = sum(map((1).__lshift__, self.steps))
         self.reached: dict[int, int] = {}  # by task: behind its last step that was taken
         self.unknown: set[int] = set()  # tasks that took another step than in the trace
         # what the second step needs here: what its task did, and what conflicts with it
         needs = before[race.start] if race.start >= 0 else 0
         last = self._step(race.second)
-        for index in self.steps:
-            if index >= race.second:
-                break
-            if dependent(trace.step(index), last):
-                needs |= before[index]
+        if last.cpu in trace.cpu_accesses:
+            for index in self.steps:
+                if index < race.second and dependent(trace.step(index), last):
+                    needs |= before[index]
+        elif last.word >= 0:
+            for index in (trace.accesses if last.kind else trace.writes)[last.word]:
+                if index < race.second and self.mask >> index & 1:
+                    needs |= before[index]
         self.needs = needs
 
     def task(self, index: int) -> int:
@@ -378,7 +391,8 @@ class Optimal:
         return Guided(
             self.indices,
             max_steps,
-            runs_of(self.trace),
+            self.trace.rows(),
+            list(self.trace.kinds),
             [branch.task for branch in self._path],
             self._asleep,
             keep_going=keep_going,
@@ -399,8 +413,9 @@ class Optimal:
         self.diverged += run.diverged
         races = self.trace.extend(run, run.new)
         self.asleep += run.new.sleep
-        self.planned += [[] for _ in run.new.tasks]
-        self.explored += [0] * len(run.new.tasks)
+        steps = len(run.new.sleep)
+        self.planned += [[] for _ in range(steps)]
+        self.explored += [0] * steps
         if len(self.planned) > known:
             self.planned[known] = self._others
             self.explored[known] = self._done
@@ -479,9 +494,9 @@ class Optimal:
         """Be where a search was left off: the scenario is run once to get there."""
         for creator, number in state["keys"]:
             self.indices.index((creator, number))
-        run = Halfway(self.indices, max_steps, [], state["tasks"], {})
+        run = Halfway(self.indices, max_steps, [], [], state["tasks"], {})
         target.execute(run)
-        if run.diverged or len(run.new.tasks) != len(state["tasks"]):
+        if run.diverged or len(run.log) != len(state["tasks"]):
             raise ScenarioError("the search that was left off does not fit this scenario any more")
         self.trace.extend(run, run.new)
         self.trace.pending = {}
@@ -503,7 +518,7 @@ class Halfway(Guided):
     """Stops where its plan ends."""
 
     def choose(self, me: Task | None) -> Task | None:
-        if self._planned == len(self.plan):
+        if len(self.log) == len(self.plan):
             self.give_up()
             return None
         return super().choose(me)
@@ -556,16 +571,3 @@ def branches_of(saved: list[Any]) -> list[Branch]:
         chain[-1].children = branches_of(children)
         branches.append(chain[0])
     return branches
-
-
-def runs_of(trace: Trace) -> list[tuple[int, int]]:
-    """The steps of a trace as (task, how many in a row).  A step that created a task ends a
-    row, so that the new task is brought to its first access at the same place."""
-    ends = sorted({index + 1 for index in trace.created_at.values() if index >= 0})
-    runs: list[tuple[int, int]] = []
-    start = 0
-    for end in (*ends, len(trace.tasks)):
-        for task, steps in groupby(trace.tasks[start:end]):
-            runs.append((task, len(list(steps))))
-        start = max(start, end)
-    return runs

@@ -73,6 +73,7 @@ class Execution:
         self.log: list[tuple[Any, Any]] = []
         self.kinds: list[int] = []
         self.left = 0  # steps the running task may take before `pick` is asked again
+        self.more = 0  # the same, of steps that are noted by a subclass
         # the tasks, by index
         self.tasks: dict[int, Task] = {}
         self.names: dict[int, str] = {}  # unique, in order of creation
@@ -148,6 +149,7 @@ class Execution:
             self._loop(scheduler)
         finally:
             sched.install(previous)
+            self.more = 0
             if scheduler.alive:
                 scheduler.abandon()
             sched.run_as(caller)

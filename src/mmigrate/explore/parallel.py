@@ -109,6 +109,8 @@ def run_in_parallel(search: Search, jobs: int, executor: Any) -> None:
     """Run a search to its end with @jobs workers of @executor."""
     if jobs < 1:
         raise ScenarioError(f"jobs={jobs}: there must be at least one")
+    if isinstance(executor, str):
+        _scheduler_of(executor)
     driver = search.driver
     assert isinstance(driver, Optimal)
     if search.shared is None:
@@ -150,11 +152,17 @@ def run_remembered(_: None, *arguments: Any) -> Done:
     return run_unit(_remembered[0], *arguments)
 
 
+def _scheduler_of(address: str) -> str:
+    """host:port.  Raises ScenarioError: that is none."""
+    scheme, _, place = address.partition("://")
+    if scheme != "dask" or not place:
+        raise ScenarioError(f"{address!r} names no executor; dask://host:port does")
+    return place
+
+
 @contextmanager
 def _dask(address: str) -> Iterator[Any]:
-    scheme, _, rest = address.partition("://")
-    if scheme != "dask" or not rest:
-        raise ScenarioError(f"{address!r} names no executor; dask://host:port does")
+    place = _scheduler_of(address)
     try:
         from distributed import Client
     except ImportError:
@@ -162,9 +170,9 @@ def _dask(address: str) -> Iterator[Any]:
             "a Dask cluster needs the package distributed: pip install 'mmigrate[dask]'"
         ) from None
     try:
-        client = Client(f"tcp://{rest}", timeout=10)
+        client = Client(f"tcp://{place}", timeout=10)
     except OSError as error:
-        raise EnvironmentLacks(f"there is no Dask scheduler at {rest}: {error}") from None
+        raise EnvironmentLacks(f"there is no Dask scheduler at {place}: {error}") from None
     try:
         yield client.get_executor(pure=False, retries=0)
     finally:

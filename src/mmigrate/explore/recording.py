@@ -1,7 +1,13 @@
-"""An execution that writes down what the search needs to know of each step."""
+"""An execution that writes down what the search needs to know of each step.
+
+Somebody is asked who goes on only where that may change: elsewhere the running task takes its
+steps with nothing but a few entries in lists, and what follows from them is worked out
+for all of them together (`_complete`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from mmigrate.errors import ScenarioError
@@ -15,47 +21,109 @@ from mmigrate.explore.execution import (
     Execution,
     Indices,
 )
-from mmigrate.explore.states import state_of
+from mmigrate.explore.states import GET, UNKNOWN, state_of
 from mmigrate.explore.trace import NewSteps, Pending, Step, dependent
 from mmigrate.linux.include.sched import Cpu, Task
+from mmigrate.linux.kernel.rwsem import RwSemaphore
 from mmigrate.linux.kernel.spinlock import SpinLock
 
 Asleep = dict[int, int]  # task to what its next step does to its CPU
 
 
 class Recording(Execution):
-    """A subclass says in `choose` who goes on, from the end of the prefix on."""
+    """A subclass says in `choose` who goes on, from the end of the prefix on, and may set `more`:
+    how many steps more the chosen task may take before it is asked again, unless it must wait or
+    creates a task."""
 
     def __init__(
         self,
         indices: Indices,
         max_steps: int,
         prefix: list[tuple[int, int]],
+        known_kinds: list[int] | None = None,
         *,
         keep_going: bool = False,
     ) -> None:
         super().__init__(indices, max_steps, keep_going=keep_going)
         self.prefix = prefix  # (task, how many steps), to be repeated
+        self.known_kinds = known_kinds or []  # of the steps of the prefix
         self.new = NewSteps()
         self.asleep: Asleep = {}
         self.diverged = False  # a plan could not be followed
         self._position = 0
-        self._last: Task | None = None
-        self._inside = False
+        # the task that runs, and its steps that have not been worked out yet: from which on, and
+        # whether it held its CPU just before each
+        self._last: Task = None  # type: ignore[assignment]
+        self._cpu: Cpu | None = None
+        self._from = 0
+        self._held: list[int] = []
+        self._waited: list[tuple[Any, Any]] = []  # the words that other tasks wait for
+
+    # --- the hook ---
+
+    def announce(self, obj: Any, field: Any, kind: int) -> None:
+        if self.left:
+            self.left -= 1
+            self.log.append((obj, field))
+            return
+        last = self._last
+        key = (obj, field)
+        if (
+            self.more
+            and self.kernel.task_numbers == self._numbers
+            and key not in self._waited
+            and last.cpu is self._cpu
+            and not self.scheduler.abandoned
+        ):
+            self.more -= 1
+            self.log.append(key)
+            self.kinds.append(kind)
+            self._held.append(last.preempt_count)
+            self.new.states.append(
+                GET.get(type(obj), _unknown)(obj) if kind or type(obj) is RwSemaphore else UNKNOWN
+            )
+            return
+        self._stop(obj, field, kind, None)
+
+    def wait(self, obj: Any, field: Any, kind: int, until: Callable[[], bool]) -> None:
+        if self.left:
+            self.left -= 1
+            self.log.append((obj, field))
+            return
+        last = self._last
+        key = (obj, field)
+        if (
+            self.more
+            and self.kernel.task_numbers == self._numbers
+            and key not in self._waited
+            and last.cpu is self._cpu
+            and not self.scheduler.abandoned
+            and until()
+        ):
+            self.more -= 1
+            self.new.waits[len(self.log)] = until
+            self.log.append(key)
+            self.kinds.append(kind)
+            self._held.append(last.preempt_count)
+            self.new.states.append(state_of(obj))
+            return
+        self._stop(obj, field, kind, until)
+
+    # --- decisions ---
 
     def choose(self, me: Task | None) -> Task | None:
         """Who takes the next step; None ends the run."""
         raise AssertionError("a subclass decides")
 
     def pick(self, me: Task | None) -> Task | None:
+        self.more = 0
         if self.kernel.task_numbers != self._numbers:
             self.note_new_tasks(me)
         if self.left:
             raise self.differs()
         if self._position < len(self.prefix):
             return self._repeat()
-        if self._last is not None:
-            self._complete(self._last)
+        self._complete()
         index = len(self.log)
         if index >= self.max_steps:
             self.too_long()
@@ -65,25 +133,36 @@ class Recording(Execution):
             return None
         obj, name, kind = chosen.access
         new = self.new
+        waited = []
         for other in self.scheduler.alive:
             if other.until is not None and other is not chosen:
                 access = other.access
+                waited.append((access[0], access[1]))
                 if access[0] is obj and access[1] == name and not other.until():
                     new.blocked[index] = new.blocked.get(index, 0) | 1 << other.index
+        self._waited = waited
+        if chosen.until is not None:
+            new.waits[index] = chosen.until
         self.log.append((obj, name))
         self.kinds.append(kind)
-        new.tasks.append(chosen.index)
-        new.cpus.append(chosen.cpu.number)
-        new.waits.append(chosen.until)
         new.states.append(state_of(obj))
-        new.sleep.append(self.asleep)
         self._last = chosen
-        self._inside = chosen.preempt_count > 0
+        self._cpu = chosen.cpu
+        self._from = index
+        self._held = [chosen.preempt_count]
         return chosen
 
     def all_tasks(self) -> list[int]:
         """By step, who took it."""
-        return [task for task, count in self.prefix for _ in range(count)] + self.new.tasks
+        return [task for task, count in self._rows() for _ in range(count)]
+
+    def _rows(self) -> list[tuple[int, int]]:
+        return [*self.prefix, *((task, count) for task, _, count in self.new.rows)]
+
+    def words(self) -> list[tuple[int, str, Any]]:
+        """(task, object, field) of each step, by name."""
+        names = [(repr(obj), name) for obj, name in self.log]
+        return [(task, *name) for task, name in zip(self.all_tasks(), names, strict=True)]
 
     def _repeat(self) -> Task:
         number, count = self.prefix[self._position]
@@ -91,34 +170,61 @@ class Recording(Execution):
         chosen = self.tasks.get(number)
         if chosen is None or chosen.finished:
             raise self.differs()
-        obj, name, kind = chosen.access
-        self.log.append((obj, name))
-        self.kinds.append(kind)
+        self.log.append(chosen.access[:2])
         self.left = count - 1
         return chosen
 
-    def _complete(self, last: Task) -> None:
-        """The last step is over: what it did to its CPU is known, and whom it wakes."""
-        if last.preempt_count and not last.finished:
-            cpu_kind = INSIDE if self._inside else ACQUIRES
-        else:
-            cpu_kind = RELEASES if self._inside else PASSES
-            if not self._inside and type(self.log[-1][0]) is SpinLock:
-                cpu_kind = TRIED
-        self.new.cpu_kinds.append(cpu_kind)
+    def _complete(self) -> None:
+        """The steps of the running task are over: what they did to its CPU is known, and whom
+        they wake."""
+        last = self._last
+        if last is None:
+            if self.known_kinds:
+                self.kinds[:0], self.known_kinds = self.known_kinds, []
+            return
+        self._last = None  # type: ignore[assignment]
+        assert self._cpu is not None
+        new, held = self.new, self._held
+        steps = self.log[self._from :]
+        held.append(0 if last.finished else last.preempt_count)
+        cpu_kinds = []
+        before = held[0]
+        for (obj, _), after in zip(steps, held[1:], strict=True):
+            if before:
+                cpu_kinds.append(INSIDE if after else RELEASES)
+            elif after:
+                cpu_kinds.append(ACQUIRES)
+            else:
+                cpu_kinds.append(TRIED if type(obj) is SpinLock else PASSES)
+            before = after
+        new.rows.append((last.index, self._cpu.number, len(steps)))
+        new.cpu_kinds += cpu_kinds
         if self.asleep:
-            obj, name = self.log[-1]
-            step = Step(last.index, 0, self.kinds[-1], self.new.cpus[-1], cpu_kind)
-            self.asleep = {
-                number: its_kind
-                for number, its_kind in self.asleep.items()
-                if not self._wakes(step, obj, name, self.tasks[number], its_kind)
-            }
-        self._last = None
+            self._wake(last.index, self._cpu.number, steps, cpu_kinds)
+        else:
+            new.sleep += [self.asleep] * len(steps)
 
-    def _wakes(self, step: Step, obj: Any, name: Any, sleeper: Task, its_kind: int) -> bool:
+    def _wake(
+        self, task: int, cpu: int, steps: list[tuple[Any, Any]], cpu_kinds: list[int]
+    ) -> None:
+        """Whom steps of a task wake, one after the other."""
+        sleep = self.new.sleep
+        words = {self.tasks[number].access[:2] for number in self.asleep}
+        same_cpu = any(self.tasks[number].cpu.number == cpu for number in self.asleep)
+        kinds = self.kinds[self._from :]
+        for key, kind, cpu_kind in zip(steps, kinds, cpu_kinds, strict=True):
+            sleep.append(self.asleep)
+            if key in words or (same_cpu and cpu_kind != INSIDE):
+                step = Step(task, 0, kind, cpu, cpu_kind)
+                self.asleep = {
+                    number: its_kind
+                    for number, its_kind in self.asleep.items()
+                    if not self._wakes(step, key, self.tasks[number], its_kind)
+                }
+
+    def _wakes(self, step: Step, key: tuple[Any, Any], sleeper: Task, its_kind: int) -> bool:
         access = sleeper.access
-        same = access[0] is obj and access[1] == name
+        same = access[0] is key[0] and access[1] == key[1]
         its = Step(sleeper.index, 0 if same else 1, access[2], sleeper.cpu.number, its_kind)
         return dependent(step, its)
 
@@ -135,8 +241,8 @@ class Recording(Execution):
         )
 
     def finish(self) -> None:
-        if self._last is not None:
-            self._complete(self._last)
+        self.more = 0
+        self._complete()
         for task in self.scheduler.alive:
             state = state_of(task.access[0])
             cpu_kind = INSIDE if task.preempt_count else would_do(task)
@@ -146,9 +252,26 @@ class Recording(Execution):
             if task.until is not None and not task.until():
                 self.new.stuck |= 1 << task.index
 
+    def again(self) -> Again:
+        """A run that is to take the same steps."""
+        return Again(
+            self.indices, self.max_steps, self._rows(), self.kinds, keep_going=self.keep_going
+        )
+
     def give_up(self) -> None:
         """Tasks could go on, and need not."""
         self.ending = Ending.REDUNDANT
+
+
+class Again(Recording):
+    """Repeats steps, and takes no others."""
+
+    def choose(self, me: Task | None) -> Task | None:
+        return None
+
+
+def _unknown(_: Any) -> Any:
+    return UNKNOWN
 
 
 def would_do(task: Task) -> int:

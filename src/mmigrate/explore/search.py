@@ -19,6 +19,7 @@ from mmigrate.explore.dpor import Optimal
 from mmigrate.explore.execution import Ending
 from mmigrate.explore.recording import Recording
 from mmigrate.explore.result import Finding, Result
+from mmigrate.explore.rewind import Stage
 from mmigrate.explore.schedule import Schedule, schedule_of
 from mmigrate.explore.shrink import shrink
 from mmigrate.explore.strategies import ByStrategy, DepthFirst, Pct, RandomWalk, Strategy
@@ -168,6 +169,7 @@ class Search:
         progress: Callable[[Progress], None] | None = None,
     ) -> None:
         self.target = target
+        self.stage = Stage(target)
         self.driver = driver
         self.limits = limits
         self.executions = 0
@@ -211,7 +213,7 @@ class Search:
                 if run is None:
                     self.exhausted = driver.complete
                     return
-                outcome = self.target.execute(run)
+                outcome = self.stage.execute(run)
                 self.executions += 1
                 self.note(run, outcome)
                 if self.done:
@@ -333,12 +335,12 @@ class Search:
 
 @contextmanager
 def rare_collections() -> Iterator[None]:
-    """Each execution leaves a machine behind, a few hundred objects in circles. Collected many
-    at a time, and without a look at what was there before, they cost less
+    """Each execution leaves objects behind, in circles. Collected without a look at what was
+    there before, and soon enough that their memory is still at hand, they cost less
     (explore_kernel_per_s)."""
     before = gc.get_threshold()
     gc.freeze()
-    gc.set_threshold(20_000, 50, 1000)
+    gc.set_threshold(2_000, 50, 1000)
     try:
         yield
     finally:

@@ -7,6 +7,7 @@ the word back for a moment to what it was then.
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any, Final
 
 from mmigrate.explore.program import Shared
@@ -44,12 +45,12 @@ def _set_buffer(buffer: BufferHead, state: Any) -> None:
 
 
 GET: Final[dict[type, Callable[[Any], Any]]] = {
-    SpinLock: lambda lock: lock.owner,
-    Shared: lambda shared: shared.value,
-    RwSemaphore: lambda sem: (sem.readers, sem.writer),
-    Page: lambda page: page.flags,
-    Cpu: lambda cpu: cpu.irqs_off,
-    BufferHead: lambda buffer: buffer.b_state,
+    SpinLock: attrgetter("owner"),
+    Shared: attrgetter("value"),
+    RwSemaphore: attrgetter("readers", "writer"),
+    Page: attrgetter("flags"),
+    Cpu: attrgetter("irqs_off"),
+    BufferHead: attrgetter("b_state"),
 }
 SET: Final[dict[type, Callable[[Any, Any], None]]] = {
     SpinLock: _set_owner,

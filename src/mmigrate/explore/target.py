@@ -90,15 +90,28 @@ class Target:
     def boot(self) -> Any:
         return Machine(**self.options) if self.needs_machine else Tasks()
 
-    def execute(self, run: Execution) -> Outcome:
-        """One run from boot to the oracles."""
-        machine = self.boot()
+    def execute(
+        self,
+        run: Execution,
+        machine: Any = None,
+        *,
+        before_tasks: Callable[[Any], None] | None = None,
+    ) -> Outcome:
+        """One run from boot to the oracles.  @machine: one on which the scenario has been run, all
+        but its tasks.  @before_tasks: called where the tasks are about to run, if they have not
+        been run by the scenario."""
+        ready = machine is not None
+        if machine is None:
+            machine = self.boot()
         scheduler = machine.kernel.scheduler
         run.attach(scheduler)
         raised: Violation | None = None
         try:
-            self.function(machine)
+            if not ready:
+                self.function(machine)
             if scheduler.alive:
+                if before_tasks is not None and not run.barriers:
+                    before_tasks(machine)
                 run.go()
         except Over:
             pass

@@ -13,6 +13,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from operator import sub
 from typing import Any, Final, NamedTuple
 
 from mmigrate.explore.execution import ACQUIRES, INSIDE, PASSES, RELEASES, Execution
@@ -22,6 +23,8 @@ from mmigrate.linux.kernel.rwsem import RwSemaphore
 from mmigrate.linux.kernel.sched import READ
 
 NOBODY: Final = -1
+SEVERAL: Final = -2  # tasks use a word
+OF_TASKS: Final = -3  # a word that is written by the end of a task
 Until = Callable[[], bool] | None
 
 
@@ -62,17 +65,17 @@ class Pending(NamedTuple):
 class NewSteps:
     """What an execution did behind the steps that were known, by step, and how it ended.
 
-    @waits: the condition that the step had to wait for.  @states: of its object, just before.
-    @blocked: by step, the tasks that then waited for its word.  @sleep: by step, the tasks
-    that need not go first there, and what they do to their CPU.  @pending: what the
-    unfinished tasks would have done; @stuck: those whose condition does not hold.
+    @rows: (task, CPU, how many steps in a row).  @states: of the object of the step, just before,
+    if it is a write or one of a semaphore.  @sleep: the tasks that need not go first there, and
+    what they do to their CPU.  @waits: the conditions that steps had to wait for, by index.
+    @blocked: by index, the tasks that then waited for the word.  @pending: what the unfinished
+    tasks would have done; @stuck: those whose condition does not hold.
     """
 
-    tasks: list[int] = field(default_factory=list)
-    cpus: list[int] = field(default_factory=list)
+    rows: list[tuple[int, int, int]] = field(default_factory=list)
     cpu_kinds: list[int] = field(default_factory=list)
-    waits: list[Until] = field(default_factory=list)
     states: list[Any] = field(default_factory=list)
+    waits: dict[int, Callable[[], bool]] = field(default_factory=dict)
     blocked: dict[int, int] = field(default_factory=dict)
     sleep: list[dict[int, int]] = field(default_factory=list)
     pending: list[Pending] = field(default_factory=list)
@@ -90,6 +93,11 @@ class Race:
     task: int
     start: int
     dropped: int
+
+
+def _cut(steps: list[int], length: int) -> None:
+    while steps and steps[-1] >= length:
+        steps.pop()
 
 
 class Kept:
@@ -116,13 +124,21 @@ class Trace:
         self.cpus: list[int] = []
         self.cpu_kinds: list[int] = []
         self.before: list[int] = []  # the steps that happened before, and the step itself
-        self.blocked: list[int] = []  # tasks that waited, just before it, for its word to change
         self.states: list[Any] = []  # of its object, just before it
-        self.accesses: list[list[int]] = []  # by word: its steps
-        self.cpu_accesses: dict[int, list[int]] = {}  # by CPU: the steps that are not INSIDE
-        self.cpu_tasks: dict[int, int] = {}  # by CPU: the tasks that took steps there
+        # by step: the tasks that waited, just before it, for its word to change
+        self.blocked: dict[int, int] = {}
+        # by word
+        self.accesses: list[list[int]] = []  # its steps
+        self.writes: list[list[int]] = []  # those that write
+        self.first: list[int] = []  # the first of them
+        self.user: list[int] = []  # the task that alone took steps on it, or SEVERAL
         self.steps_of: dict[int, list[int]] = {}  # by task
-        self.first_word: list[int] = []  # how many words were known before the step
+        # rows of steps of one task: whose, and the first; a step that creates a task ends one
+        self.row_tasks: list[int] = []
+        self.row_starts: list[int] = []
+        self.cpu_tasks: dict[int, int] = {}  # by CPU: the tasks that took steps there
+        # by CPU, if several tasks did: the steps that are not INSIDE
+        self.cpu_accesses: dict[int, list[int]] = {}
         self.pending: dict[int, Step] = {}  # what tasks would have done next, at the end
         self.pending_words: dict[int, tuple[Any, Any]] = {}
         self.created_at: dict[int, int] = {}
@@ -143,16 +159,26 @@ class Trace:
 
     def cut(self, length: int) -> None:
         """Forget all steps from @length on."""
-        for index in range(len(self.tasks) - 1, length - 1, -1):
-            self.accesses[self.words[index]].pop()
-            taken = self.steps_of[self.tasks[index]]
-            taken.pop()
+        first, accesses, writes = self.first, self.accesses, self.writes
+        while first and first[-1] >= length:
+            first.pop()
+        words = len(first)
+        del accesses[words:], writes[words:], self.user[words:]
+        for word in {word for word in self.words[length:] if word < words}:
+            _cut(accesses[word], length)
+            _cut(writes[word], length)
+        while self.row_starts and self.row_starts[-1] >= length:
+            self.row_starts.pop()
+            self.row_tasks.pop()
+        for task in set(self.tasks[length:]):
+            taken = self.steps_of[task]
+            _cut(taken, length)
             if not taken:
-                del self.steps_of[self.tasks[index]]
-            if self.cpu_kinds[index] != INSIDE:
-                self.cpu_accesses[self.cpus[index]].pop()
-        if length < len(self.tasks):
-            del self.accesses[self.first_word[length] :]
+                del self.steps_of[task]
+        for taken in self.cpu_accesses.values():
+            _cut(taken, length)
+        for index in [index for index in self.blocked if index >= length]:
+            del self.blocked[index]
         for column in (
             self.tasks,
             self.words,
@@ -160,11 +186,16 @@ class Trace:
             self.cpus,
             self.cpu_kinds,
             self.before,
-            self.blocked,
             self.states,
-            self.first_word,
         ):
             del column[length:]
+
+    def rows(self) -> list[tuple[int, int]]:
+        """The steps, as (task, how many in a row).  A step that created a task ends a row, so
+        that the new task is brought to its first access at the same place."""
+        ends = [*self.row_starts[1:], len(self.tasks)]
+        counts = map(sub, ends, self.row_starts)
+        return list(zip(self.row_tasks, counts, strict=True))
 
     def fingerprint(self) -> frozenset[tuple[int, ...]]:
         """The same for executions that differ only in the order of independent steps: of each
@@ -193,38 +224,102 @@ class Trace:
         return self.steps_of.keys() | self.pending.keys()
 
     def extend(self, run: Execution, new: NewSteps) -> list[Race]:
-        """Add the steps of @run behind those known already; the races of the new ones."""
-        known = len(self.tasks)
+        """Add the steps of @run behind those known already; the races of the new ones.
+
+        Only steps on words that several tasks touched, or on a CPU that they share, can race:
+        what happened before all others is what happened before the last step of their task.
+        """
+        known, log = len(self.tasks), run.log
         self.created_at = run.created_at
         self.barriers = run.barriers
-        numbers: dict[tuple[Any, Any], int] = dict(zip(run.log, self.words, strict=False))
+        self.blocked.update(new.blocked)
+        self.kinds += run.kinds[known:]
+        self.cpu_kinds += new.cpu_kinds
+        self.states += new.states
+        numbers: dict[tuple[Any, Any], int] = dict(zip(log, self.words, strict=False))
+        accesses, writes, user = self.accesses, self.writes, self.user
+        before, words, kinds = self.before, self.words, self.kinds
+        cpu_kinds, waits = self.cpu_kinds, new.waits
+        creations = {index + 1 for index in run.created_at.values()}
         races: list[Race] = []
-        for offset, task in enumerate(new.tasks):
-            index = known + offset
-            key = run.log[index]
-            self.first_word.append(len(self.accesses))
-            word = numbers.get(key, NOBODY)
-            if word == NOBODY:
-                word = numbers[key] = len(self.accesses)
-                self.accesses.append([])
-            cpu, cpu_kind = new.cpus[offset], new.cpu_kinds[offset]
-            step = Step(task, word, run.kinds[index], cpu, cpu_kind)
-            here, found = self._place(step, key, new.states[offset], new.waits[offset])
-            races += found
-            self.tasks.append(task)
-            self.words.append(word)
-            self.kinds.append(step.kind)
-            self.cpus.append(cpu)
-            self.cpu_kinds.append(cpu_kind)
-            self.before.append(here | 1 << index)
-            self.blocked.append(new.blocked.get(index, 0))
-            self.states.append(new.states[offset])
-            self.accesses[word].append(index)
-            self.steps_of.setdefault(task, []).append(index)
-            self.cpu_tasks[cpu] = self.cpu_tasks.get(cpu, 0) | 1 << task
-            if cpu_kind != INSIDE:
-                self.cpu_accesses.setdefault(cpu, []).append(index)
+        index = known
+        for task, cpu, count in new.rows:
+            mine = self.steps_of.setdefault(task, [])
+            start, past = self._start(task)
+            if not self.row_tasks or self.row_tasks[-1] != task or index in creations:
+                self.row_tasks.append(task)
+                self.row_starts.append(index)
+            shared_cpu = self._shared(cpu, task)
+            last = index + count
+            self.tasks += [task] * count
+            self.cpus += [cpu] * count
+            while index < last:
+                key = log[index]
+                word = numbers.get(key, NOBODY)
+                if word == NOBODY:
+                    word = numbers[key] = len(accesses)
+                    accesses.append([])
+                    writes.append([])
+                    self.first.append(index)
+                    user.append(OF_TASKS if key[1] == "finished" else task)
+                words.append(word)
+                if shared_cpu and cpu_kinds[index] != INSIDE:
+                    past, found = self._place(
+                        index, self.step(index), key, waits.get(index), (start, past)
+                    )
+                    races += found
+                    self.cpu_accesses[cpu].append(index)
+                    if user[word] != task and user[word] != OF_TASKS:
+                        user[word] = SEVERAL
+                elif user[word] == task:
+                    pass
+                elif index in waits or user[word] == OF_TASKS:
+                    past, found = self._place(
+                        index, self.step(index), key, waits.get(index), (start, past)
+                    )
+                    races += found
+                    if user[word] != OF_TASKS:
+                        user[word] = SEVERAL
+                else:
+                    user[word] = SEVERAL
+                    for other in self._conflicting(word, kinds[index]):
+                        if not past >> other & 1:
+                            past |= before[other]
+                            races.append(Race(other, index, task, start, 1 << other))
+                accesses[word].append(index)
+                if kinds[index]:
+                    writes[word].append(index)
+                mine.append(index)
+                past |= 1 << index
+                before.append(past)
+                start = index
+                index += 1
         return races + self._races_of_pending(new, numbers)
+
+    def _start(self, task: int) -> tuple[int, int]:
+        """The last step that the next one of a task needs, and all that happened before."""
+        mine = self.steps_of.get(task)
+        start = mine[-1] if mine else self.created_at[task]
+        past = self.before[start] if start >= 0 else 0
+        barrier = self.barriers[-1]
+        if start < barrier:
+            past |= (1 << barrier) - 1
+            start = barrier - 1
+        return start, past
+
+    def _shared(self, cpu: int, task: int) -> bool:
+        """Whether other tasks than @task have taken steps on a CPU; now it has."""
+        tasks = self.cpu_tasks.get(cpu, 0)
+        self.cpu_tasks[cpu] = tasks | 1 << task
+        if not tasks & ~(1 << task):
+            return False
+        if cpu not in self.cpu_accesses:
+            self.cpu_accesses[cpu] = [
+                index
+                for index, (there, kind) in enumerate(zip(self.cpus, self.cpu_kinds, strict=False))
+                if there == cpu and kind != INSIDE
+            ]
+        return True
 
     def _races_of_pending(self, new: NewSteps, numbers: dict[tuple[Any, Any], int]) -> list[Race]:
         """What the unfinished tasks would have done takes part, as if it came last."""
@@ -236,32 +331,39 @@ class Trace:
             word = numbers.get((obj, name), NOBODY - 1 - pending.task)  # nobody has touched it
             step = Step(pending.task, word, kind, pending.cpu, pending.cpu_kind)
             self.pending[pending.task] = step
+            self._shared(pending.cpu, pending.task)
             self.pending_words[pending.task] = (obj, name)
-            races += self._place(step, (obj, name), pending.state, pending.until)[1]
+            races += self._place(
+                len(self.tasks),
+                step,
+                (obj, name),
+                pending.until,
+                self._start(pending.task),
+                pending.state,
+            )[1]
         self.stuck = 0
         return races
 
-    def _shares_cpu(self, step: Step) -> bool:
-        others = self.cpu_tasks.get(step.cpu, 0) & ~(1 << step.task)
-        return others != 0 and step.cpu_kind != INSIDE
-
     def _place(
-        self, step: Step, key: tuple[Any, Any], now: Any, until: Until
+        self,
+        index: int,
+        step: Step,
+        key: tuple[Any, Any],
+        until: Until,
+        origin: tuple[int, int],
+        now: Any = NOBODY,
     ) -> tuple[int, list[Race]]:
-        """What happened before a step that comes next, and with which steps it races."""
-        mine = self.steps_of.get(step.task)
-        start = mine[-1] if mine else self.created_at[step.task]
-        past = self.before[start] if start >= 0 else 0
-        barrier = self.barriers[-1]
-        if start < barrier:
-            past |= (1 << barrier) - 1
-            start = barrier - 1
+        """What happened before a step that comes next, and with which steps it races.  @origin:
+        where its task was, and all that happened before that.  @now: the state of its object,
+        if the step has not been taken."""
+        start, past = origin
         if key[1] == "finished" and isinstance(key[0], Task):
             past |= self._whole_of(key[0])
             if self.stuck >> step.task & 1:
                 return past, []  # nothing that goes first ends what it waits for
-        shares = self._shares_cpu(step)
-        candidates = list(self._conflicting(step))
+        others = self.cpu_tasks.get(step.cpu, 0) & ~(1 << step.task)
+        shares = others != 0 and step.cpu_kind != INSIDE
+        candidates = self._conflicting(step.word, step.kind) if step.word >= 0 else []
         if shares:
             candidates = sorted({*candidates, *self._conflicting_on_cpu(step)}, reverse=True)
         races = []
@@ -270,9 +372,10 @@ class Trace:
             if not past >> other & 1:
                 past |= self.before[other]
                 if until is not None or shares:
-                    race = self._reversal(step, other, (start, needed), key[0], now, until)
+                    state = self.states[index] if now is NOBODY else now
+                    race = self._reversal(index, step, other, (start, needed), key[0], state, until)
                 else:
-                    race = Race(other, len(self.tasks), step.task, start, 1 << other)
+                    race = Race(other, index, step.task, start, 1 << other)
                 if race is not None:
                     races.append(race)
         return past, races
@@ -285,32 +388,26 @@ class Trace:
         created = self.created_at[worker.index]
         return self.before[created] if created >= 0 else 0
 
-    def _conflicting(self, step: Step) -> Iterator[int]:
-        """Steps on the same word that the step depends on, the latest first, back to the last
+    def _conflicting(self, word: int, kind: int) -> list[int]:
+        """Steps on a word that the next one depends on, the latest first, back to the last
         write; all others happened before that."""
-        if step.word < 0:
-            return
-        kinds = self.kinds
-        if step.kind == READ:
-            for index in reversed(self.accesses[step.word]):
-                if kinds[index]:
-                    yield index
-                    return
-        else:
-            for index in reversed(self.accesses[step.word]):
-                yield index
-                if kinds[index]:
-                    return
+        written = self.writes[word]
+        if kind == READ:
+            return written[-1:]
+        accesses = self.accesses[word]
+        if not written:
+            return accesses[::-1]
+        return accesses[bisect_left(accesses, written[-1]) :][::-1]
 
     def _conflicting_on_cpu(self, step: Step) -> Iterator[int]:
         kinds = self.cpu_kinds
         if step.cpu_kind == PASSES:
-            for index in reversed(self.cpu_accesses[step.cpu]):
+            for index in reversed(self.cpu_accesses.get(step.cpu, ())):
                 if kinds[index]:
                     yield index
                     return
         else:
-            for index in reversed(self.cpu_accesses[step.cpu]):
+            for index in reversed(self.cpu_accesses.get(step.cpu, ())):
                 yield index
                 if kinds[index]:
                     return
@@ -319,6 +416,7 @@ class Trace:
 
     def _reversal(
         self,
+        index: int,
         step: Step,
         other: int,
         origin: tuple[int, int],
@@ -348,7 +446,7 @@ class Trace:
                     blocker = self._last_write(step, kept)
                     if blocker == NOBODY:
                         return None
-        return Race(kept.first, len(self.tasks), step.task, start, dropped)
+        return Race(kept.first, index, step.task, start, dropped)
 
     def _cpu_holder(self, step: Step, kept: Kept) -> int:
         """The step by which another task took the CPU without giving it back, if one did."""
@@ -381,15 +479,14 @@ class Trace:
     def _was_possible(self, step: Step, kept: Kept, obj: Any, until: Callable[[], bool]) -> bool:
         """Whether a condition on @obj held behind the steps that are kept.  Writes of a word
         are in one order, so that is just before the first write that is not."""
-        for index in self.accesses[step.word]:
-            if self.kinds[index] and index not in kept:
-                waited = self.blocked[index] >> step.task & 1
+        for index in self.writes[step.word]:
+            if index not in kept:
+                waited = self.blocked.get(index, 0) >> step.task & 1
                 return not waited and held_then(until, obj, self.states[index])
         return not self.stuck >> step.task & 1
 
     def _last_write(self, step: Step, kept: Kept) -> int:
-        accesses = reversed(self.accesses[step.word])
-        return next((n for n in accesses if self.kinds[n] and n in kept), NOBODY)
+        return next((n for n in reversed(self.writes[step.word]) if n in kept), NOBODY)
 
     def _changes(self, accesses: list[int], now: Any) -> dict[int, int]:
         """By access: 1 if it took the semaphore, -1 if it gave it back, 0 if it only looked."""

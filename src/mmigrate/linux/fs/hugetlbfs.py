@@ -36,10 +36,14 @@ from mmigrate.linux.mm import filemap, hugetlb, hugetlb_pool, migrate
 class Users:
     """The areas that map a file without a name."""
 
-    __slots__ = ("count",)
+    __slots__ = ("count", "name")
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.count = 1  # atomic
+
+    def __repr__(self) -> str:
+        return f"users of {self.name}"
 
 
 @dataclass(frozen=True)
@@ -152,7 +156,7 @@ def hugetlbfs_file(
         hstate=h,
         resv_map=hugetlb.resv_map_alloc(name),
         spool=spool,
-        users=Users() if nameless else None,
+        users=Users(name) if nameless else None,
     )
     inode = inodes.inode_of(kernel, name, filesystem, size)
     inode.i_mapping.gfp_mask = hugetlb_pool.htlb_alloc_mask(kernel, h)

@@ -194,8 +194,12 @@ class Scheduler:
     def start(self, new: Task, function: Callable[[], Any]) -> None:
         """Give @new a stack; it first runs when it is chosen."""
         new.function = function
-        new.greenlet = greenlet.greenlet(lambda: self._body(new), self.hub)
+        self.new_stack(new)
         self.alive.append(new)
+
+    def new_stack(self, new: Task) -> None:
+        """A stack for a task that has not run yet."""
+        new.greenlet = greenlet.greenlet(lambda: self._body(new), self.hub)
 
     def _body(self, me: Task) -> None:
         assert me.function is not None

@@ -1,0 +1,305 @@
+"""Start executions where the tasks start, instead of from boot.
+
+All executions of a scenario are the same up to there. So after a few of them the state of the
+machine is noted just before its tasks run, and put back before each further execution: every
+object that the scenario has made, or that can be reached from its machine, gets the contents
+that it had, and the tasks get new stacks (explore_kernel_per_s).
+
+Interface: `Stage(target).execute(run)`, in place of `target.execute(run)`.
+
+What was there before the search began is left alone, as it is when a scenario is run
+again. A scenario that runs its tasks itself is run again each time, and so is one with something in
+it whose state cannot be noted, such as an open file or an iterator. Now and then, at each power of
+four, an execution is repeated from boot and must come out the same.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import re
+import types
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable
+from dataclasses import replace
+from enum import Enum
+from itertools import chain, compress
+from operator import attrgetter, is_not
+from typing import TYPE_CHECKING, Any, Final
+
+import greenlet
+
+from mmigrate.explore.execution import Ending
+from mmigrate.explore.target import Conditions, Outcome, Target
+from mmigrate.linux.kernel import sched
+
+if TYPE_CHECKING:
+    from mmigrate.explore.recording import Recording
+
+FIRST: Final = 3  # the execution whose start is noted, if there are so many
+HEAP_TYPE: Final = 1 << 9  # Py_TPFLAGS_HEAPTYPE
+NO_INSTANCES: Final = 1 << 7  # Py_TPFLAGS_DISALLOW_INSTANTIATION
+
+# Nothing in them can change, and they lead nowhere.
+CONSTANT: Final = (
+    int,
+    str,
+    bytes,
+    float,
+    complex,
+    type(None),
+    type(...),
+    type(NotImplemented),
+    range,
+    type,
+    types.ModuleType,
+    types.BuiltinFunctionType,
+    types.CodeType,
+    re.Pattern,
+    attrgetter,
+    greenlet.greenlet,  # tasks get new ones
+    Enum,
+)
+PLAIN: Final = (int, str, float, bool, type(None))
+MAPPINGS: Final = (dict, Counter, defaultdict, OrderedDict)
+
+
+# how attributes are read, of which objects, which, and their values
+Group = tuple[Callable[[Any], Any], list[Any], list[str], list[Any]]
+
+
+class CannotNote(Exception):
+    """There is an object whose state cannot be noted."""
+
+
+class Noted:
+    """The state of all objects that the scenario made, by kind."""
+
+    def __init__(self, root: Any) -> None:
+        young = {id(thing) for thing in gc.get_objects()}
+        self.lists: list[tuple[list[Any], list[Any]]] = []
+        self.nested: list[tuple[list[Any], list[Any]]] = []  # with items that equal others
+        self.dicts: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
+        self.sets: list[tuple[set[Any], set[Any]]] = []
+        self.sequences: list[tuple[Any, Any]] = []  # deques and bytearrays
+        self.cells: list[tuple[types.CellType, Any]] = []
+        # attributes by class; those whose values may equal others are compared by identity
+        self.groups: list[Group] = []
+        self.strict: list[Group] = []
+        groups: dict[tuple[type, tuple[str, ...]], list[Any]] = {}
+        self.unset: list[tuple[Any, str]] = []
+        kinds: dict[type, tuple[tuple[str, ...], bool, bool] | None] = {}
+        seen: set[int] = set()
+        todo: list[Any] = [root]
+        while todo:
+            thing = todo.pop()
+            if isinstance(thing, CONSTANT) or id(thing) in seen:
+                continue
+            seen.add(id(thing))
+            if gc.is_tracked(thing) and id(thing) not in young:
+                continue  # it was there before
+            if self._note_builtin(thing, todo):
+                continue
+            kind = type(thing)
+            if kind not in kinds:
+                kinds[kind] = _kind(kind)
+            found = kinds[kind]
+            if found is None:
+                raise CannotNote(f"an object of {kind.__module__}.{kind.__qualname__}")
+            names, has_dict, frozen = found
+            there = tuple([name for name in names if hasattr(thing, name)])
+            if len(there) != len(names):
+                self.unset += [(thing, name) for name in names if name not in there]
+            if there:
+                if not frozen:
+                    groups.setdefault((kind, there), []).append(thing)
+                todo += [getattr(thing, name) for name in there]
+            if has_dict:  # it may be made at this moment
+                self._note_builtin(vars(thing), todo)
+        for (_, there), things in groups.items():
+            strict = [
+                name
+                for name in there
+                if any(_equals_others(getattr(thing, name)) for thing in things)
+            ]
+            plain = [name for name in there if name not in strict]
+            for some, kept in ((plain, self.groups), (strict, self.strict)):
+                if some:
+                    # With one name alone it would not give a tuple.
+                    twice = some if len(some) > 1 else some * 2
+                    getter = attrgetter(*twice)
+                    kept.append((getter, things, twice, list(map(getter, things))))
+        self.strict = [
+            (getter, things, names, list(chain(*values)))
+            for getter, things, names, values in self.strict
+        ]
+
+    def _note_builtin(self, thing: Any, todo: list[Any]) -> bool:
+        """Note an object of a type of Python itself; whether it is one."""
+        kind = type(thing)
+        if kind is list:
+            kept = self.nested if any(map(_equals_others, thing)) else self.lists
+            kept.append((thing, thing.copy()))
+            todo += thing
+        elif kind is tuple or kind is frozenset:
+            todo += thing
+        elif kind in MAPPINGS:
+            self.dicts.append((thing, dict(thing)))
+            todo += thing
+            todo += thing.values()
+        elif kind is set:
+            self.sets.append((thing, thing.copy()))
+            todo += thing
+        elif kind is deque or kind is bytearray:
+            self.sequences.append((thing, thing.copy()))
+            if kind is deque:
+                todo += thing
+        elif kind is types.FunctionType:
+            todo += [thing.__closure__, thing.__defaults__, thing.__kwdefaults__]
+            if thing.__dict__:
+                todo.append(thing.__dict__)
+        elif kind is types.CellType:
+            try:
+                self.cells.append((thing, thing.cell_contents))
+            except ValueError:
+                raise CannotNote("a variable without a value") from None
+            todo.append(thing.cell_contents)
+        elif kind is types.MethodType:
+            todo += [thing.__self__, thing.__func__]
+        elif kind is functools.partial:
+            todo += [thing.func, thing.args, thing.keywords]
+        else:
+            return False
+        return True
+
+    def put_back(self) -> None:
+        """Give every object the contents that it had."""
+        for items, before in self.lists:
+            if items != before:
+                items[:] = before
+        for items, before in self.nested:
+            items[:] = before
+        for getter, things, names, were in self.groups:
+            now = list(map(getter, things))
+            if now != were:
+                for thing, here, values in zip(things, now, were, strict=True):
+                    if here != values:
+                        for place in compress(range(len(names)), map(is_not, here, values)):
+                            setattr(thing, names[place], values[place])
+        for getter, things, names, were in self.strict:
+            values = chain.from_iterable(map(getter, things))
+            for index in compress(range(len(were)), map(is_not, values, were)):
+                number, place = divmod(index, len(names))
+                setattr(things[number], names[place], were[index])
+        for thing, absent in self.unset:
+            if hasattr(thing, absent):
+                delattr(thing, absent)
+        for mapping, entries in self.dicts:
+            mapping.clear()
+            mapping.update(entries)
+        for members, those in self.sets:
+            members.clear()
+            members |= those
+        for sequence, contents in self.sequences:
+            sequence.clear()
+            sequence.extend(contents)
+        for cell, content in self.cells:
+            cell.cell_contents = content
+
+
+def _equals_others(value: Any) -> bool:
+    """Whether an object is more than its value, and may all the same be equal to another."""
+    kind: Any = type(value)
+    return kind not in PLAIN and kind.__eq__ is not object.__eq__
+
+
+def _kind(kind: type) -> tuple[tuple[str, ...], bool, bool] | None:
+    """Of a class written in Python: its slots, whether its objects have more attributes, and
+    whether they are frozen.  None of any other."""
+    names: list[str] = []
+    has_dict = False
+    for base in kind.__mro__[:-1]:
+        new = vars(base).get("__new__")
+        if (
+            not base.__flags__ & HEAP_TYPE
+            or base.__flags__ & NO_INSTANCES
+            or isinstance(new, types.BuiltinMethodType)
+        ):
+            return None
+        slots = vars(base).get("__slots__")
+        if slots is None:
+            has_dict = has_dict or "__dict__" in vars(base)
+            continue
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name == "__dict__":
+                has_dict = True
+            elif name != "__weakref__":
+                private = name.startswith("__") and not name.endswith("__")
+                names.append(f"_{base.__name__.lstrip('_')}{name}" if private else name)
+    parameters = getattr(kind, "__dataclass_params__", None)
+    return tuple(names), has_dict, parameters is not None and parameters.frozen
+
+
+class Stage:
+    """A target whose executions start where its tasks do, from the one on that is the FIRST."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.executions = 0
+        self._noted: Noted | None = None
+        self._machine: Any = None
+        self._running: Any = None
+        self._again = 0  # the next execution that is repeated from boot
+        self._impossible = False
+
+    def execute(self, run: Recording) -> Outcome:
+        """One run from boot, or as if from boot, to the oracles."""
+        self.executions += 1
+        if self._noted is None:
+            if self.executions < FIRST or self._impossible:
+                return self.target.execute(run)
+            return self.target.execute(run, before_tasks=self._note)
+        if self.executions == self._again:
+            self._again *= 4
+            return self._compare(run)
+        return self._rewound(run)
+
+    @property
+    def rewinds(self) -> bool:
+        """Whether executions do not start from boot any more."""
+        return self._noted is not None
+
+    def _note(self, machine: Any) -> None:
+        scheduler = machine.kernel.scheduler
+        takeover, scheduler.takeover = scheduler.takeover, None
+        try:
+            self._noted = Noted(machine)
+            self._machine = machine
+            self._running = sched.task
+            self._again = 4
+        except CannotNote:
+            self._impossible = True
+        scheduler.takeover = takeover
+
+    def _rewound(self, run: Recording) -> Outcome:
+        assert self._noted is not None
+        self._noted.put_back()
+        sched.task = self._running
+        scheduler = self._machine.kernel.scheduler
+        for task in scheduler.alive:
+            scheduler.new_stack(task)
+        return self.target.execute(run, self._machine)
+
+    def _compare(self, run: Recording) -> Outcome:
+        """Run it, and repeat it from boot.  Raises ScenarioError: that is not the same."""
+        outcome = self._rewound(run)
+        run.must_have_repeated()
+        again = run.again()
+        expected = replace(self.target, conditions=Conditions()).execute(again)
+        same = again.words() == run.words()
+        if outcome.ending in (Ending.COMPLETE, Ending.FAILED):
+            violations = tuple(v for v in outcome.violations if v.oracle != "always")
+            same = same and (expected.ending, expected.violations) == (outcome.ending, violations)
+        if not same:
+            raise run.differs()
+        return outcome
