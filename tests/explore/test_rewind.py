@@ -7,12 +7,13 @@ import pytest
 
 from mmigrate import MiB, explore
 from mmigrate.errors import ScenarioError
-from mmigrate.explore import rewind
+from mmigrate.explore import always, rewind
 from mmigrate.explore.dpor import Optimal
 from mmigrate.explore.program import Shared
 from mmigrate.explore.search import rare_collections
 from mmigrate.explore.target import Target
 from mmigrate.history import CATALOGUE
+from mmigrate.linux.kernel import sched
 from tests.explore.test_kernel import pair
 
 NODES = (MiB(2), MiB(2))
@@ -145,3 +146,25 @@ def test_what_remembers_earlier_runs_is_found_out():
 
     with pytest.raises(ScenarioError, match="did not do the same twice"):
         explore(scenario)
+
+
+def never(tasks):
+    return False
+
+
+class Nameless:
+    """A word without a name of its own."""
+
+
+def test_what_has_no_name_is_called_by_its_class():
+    def scenario(tasks):
+        word = Nameless()
+        for _ in range(3):
+            tasks.start(announce, word)
+
+    def announce(word):
+        if sched.hook is not None:
+            sched.hook.announce(word, "field", sched.WRITE)
+
+    schedules = [explore(always(never)(scenario)).finding.schedule for _ in range(2)]
+    assert schedules[0].digest == schedules[1].digest

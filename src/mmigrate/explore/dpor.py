@@ -22,6 +22,7 @@ from mmigrate.explore.execution import PASSES, Indices
 from mmigrate.explore.recording import Asleep, Recording
 from mmigrate.explore.target import Target
 from mmigrate.explore.trace import Race, Step, Trace, dependent
+from mmigrate.explore.words import name_of
 from mmigrate.linux.include.sched import Task
 
 
@@ -222,9 +223,9 @@ class Wanted:
         """@task: whose, if it is behind the last step."""
         trace = self.trace
         if index < len(trace):
-            return KnownStep(repr(self.log[index][0]), self.log[index][1], trace.step(index))
+            return KnownStep(name_of(self.log[index][0]), self.log[index][1], trace.step(index))
         obj, field = trace.pending_words[task]
-        return KnownStep(repr(obj), field, trace.pending[task])
+        return KnownStep(name_of(obj), field, trace.pending[task])
 
     def export(self, asleep: list[Asleep]) -> Exported:
         """All of it, for somebody who does not have the trace."""

@@ -23,6 +23,7 @@ from mmigrate.explore.execution import (
 )
 from mmigrate.explore.states import GET, UNKNOWN, state_of
 from mmigrate.explore.trace import NewSteps, Pending, Step, dependent
+from mmigrate.explore.words import name_of
 from mmigrate.linux.include.sched import Cpu, Task
 from mmigrate.linux.kernel.rwsem import RwSemaphore
 from mmigrate.linux.kernel.spinlock import SpinLock
@@ -161,7 +162,7 @@ class Recording(Execution):
 
     def words(self) -> list[tuple[int, str, Any]]:
         """(task, object, field) of each step, by name."""
-        names = [(repr(obj), name) for obj, name in self.log]
+        names = [(name_of(obj), name) for obj, name in self.log]
         return [(task, *name) for task, name in zip(self.all_tasks(), names, strict=True)]
 
     def _repeat(self) -> Task:

@@ -16,7 +16,7 @@ from mmigrate.errors import MmigrateError, ReplayMismatch, ScenarioError, Violat
 from mmigrate.explore.execution import Execution, Indices
 from mmigrate.explore.schedule import Schedule, digest_of
 from mmigrate.explore.target import HERE, Outcome, Target
-from mmigrate.explore.words import value_of, word_name
+from mmigrate.explore.words import name_of, value_of, word_name
 from mmigrate.linux.include.sched import Task
 from mmigrate.linux.kernel import sched
 from mmigrate.machine.scenario import load
@@ -103,7 +103,7 @@ class Repeating(Execution):
         obj, field, kind = chosen.access
         self.log.append((obj, field))
         self.kinds.append(kind)
-        self.touched.append((name, repr(obj), field, kind))
+        self.touched.append((name, name_of(obj), field, kind))
         by = self._callers.get(chosen.number, ("", ""))
         self._open = (number + 1, name, by, obj, field, kind, value_of(obj, field))
         return chosen

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import mmigrate
 from mmigrate.errors import ReplayMismatch, UsageError, Violation
+from mmigrate.explore.words import name_of
 
 if TYPE_CHECKING:
     from mmigrate.explore.recording import Recording
@@ -125,7 +126,7 @@ def schedule_of(target: Target, run: Recording, violation: Violation | None) -> 
     """The schedule of an execution that has just ended."""
     names = [run.names[index] for index in run.all_tasks()]
     digest = digest_of(
-        (name, repr(obj), field, kind)
+        (name, name_of(obj), field, kind)
         for name, (obj, field), kind in zip(names, run.log, run.kinds, strict=True)
     )
     options = json.loads(json.dumps(target.options))

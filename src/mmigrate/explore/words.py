@@ -43,17 +43,23 @@ def _names(kind: str) -> dict[int, str]:
     }
 
 
+def name_of(obj: Any) -> str:
+    """The name of an object, the same in all runs: that of its class if it has none."""
+    kind: Any = type(obj)
+    return str(kind.__name__) if kind.__repr__ is object.__repr__ else repr(obj)
+
+
 def word_name(obj: Any, field: Any) -> str:
     """Such as "pfn 17 PG_locked"."""
     if isinstance(field, int):
         if isinstance(obj, Page):
-            return f"{obj!r} {_names('page').get(field, hex(field))}"
+            return f"{name_of(obj)} {_names('page').get(field, hex(field))}"
         if isinstance(obj, PageTable):
-            return f"{obj!r} entry {field}"
+            return f"{name_of(obj)} entry {field}"
         if isinstance(obj, RadixTree):
-            return f"{obj!r} slot {field}"
-        return f"{obj!r} {_names('buffer').get(field, field)}"
-    return f"{obj!r} {field}"
+            return f"{name_of(obj)} slot {field}"
+        return f"{name_of(obj)} {_names('buffer').get(field, field)}"
+    return f"{name_of(obj)} {field}"
 
 
 def value_of(obj: Any, field: Any) -> str:
