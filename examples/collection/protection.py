@@ -1,7 +1,7 @@
 """Protection before, between and after moves: who may store, who gets a signal, who copies."""
 
 from mmigrate import MiB
-from mmigrate.observe import attempt
+from mmigrate.observe import areas, attempt
 
 MACHINE = {"nodes": (MiB(64), MiB(64), MiB(64), 0)}
 MOVE_ALL = 4
@@ -167,3 +167,41 @@ def errnos_of_mprotect_and_munmap(machine):
         "madvise hole": attempt(app.madvise, 0x10000, 4, 4096),
         "madvise unknown": attempt(app.madvise, heap, 999),
     }
+
+
+def copy_of_a_pinned_page(machine):
+    """A page that was shared, is pinned, and is written: who keeps it differs between kernels."""
+    app = machine.process("app")
+    heap = app.mmap(pages=2)
+    app.touch(heap)
+    pin = app.pin(heap[0:1])
+    app.fork().exit()
+    app.write(heap.start, b"new")
+    app.write(heap.start + 4096, b"new")
+    seen = {"move": attempt(app.move_pages, heap, 1), "at": app.placement(heap)}
+    pin.release()
+    return {**seen, "contents": attempt(app.read, heap.start, 3)}
+
+
+def pinned_and_never_shared(machine):
+    """A pinned page that is made read-only and writable again is not copied."""
+    app = machine.process("app")
+    heap = app.mmap(pages=2)
+    app.touch(heap)
+    pin = app.pin(heap[0:1])
+    app.mprotect(heap, "r")
+    app.mprotect(heap, "rw")
+    app.write(heap.start, b"new")
+    seen = {"move": attempt(app.move_pages, heap, 1), "at": app.placement(heap)}
+    pin.release()
+    return seen
+
+
+def untouched_and_read_only_again(machine):
+    """Whether memory that could be written for a while, and was not, is one area with its
+    neighbour again."""
+    app = machine.process("app")
+    heap = app.mmap(pages=4, prot="r")
+    app.mprotect(heap[2:4], "rw")
+    app.mprotect(heap[2:4], "r")
+    return {"areas": areas(app, heap)}

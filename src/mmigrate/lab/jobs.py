@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -37,7 +37,7 @@ def run_jobs(
     server: str,
     modules: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     """Run jobs in guests of one kind; the event that ends each, as soon as it is known.
 
     @server: the module that runs them.  @modules: what it will import besides, so that it can be

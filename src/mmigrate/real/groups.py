@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from mmigrate.errors import Missing, ScenarioError
 from mmigrate.real.libc import failure, libc
@@ -15,25 +16,44 @@ from mmigrate.real.nodes import nodes_with_memory
 from mmigrate.real.settings import disposable
 from mmigrate.real.undo import Undo
 
+_NODE: Final = re.compile(r"\bN(\d+)=")
 _LASTING: Final = Path("/run/mmigrate")
 
 
 class Cpuset:
-    """A cpuset.  `process.join(cpuset)` puts a process into it."""
+    """A cpuset.  `process.join(cpuset)` puts a process into it.
 
-    def __init__(self, folder: Path, version: int) -> None:
+    @moves_unasked: memory that it does not allow follows its processes, though nobody asked for
+    that: with cgroups of version 2 it always does.
+    """
+
+    def __init__(self, folder: Path, moves_unasked: bool) -> None:
         self.folder = folder
-        self.version = version
+        self.moves_unasked = moves_unasked
+        self.members: list[Any] = []  # processes that have joined
+        self.nodes: Collection[int] = ()
 
     @property
     def mems(self) -> str:
         return (self.folder / "cpuset.mems").read_text().strip()
 
     def set_mems(self, nodes: Collection[int]) -> None:
+        for process in self.members:
+            self.check_nothing_follows(process, nodes)
         (self.folder / "cpuset.mems").write_text(",".join(str(node) for node in sorted(nodes)))
+        self.nodes = nodes
 
-    def attach(self, pid: int) -> None:
-        (self.folder / "cgroup.procs").write_text(str(pid))
+    def attach(self, process: Any) -> None:
+        self.check_nothing_follows(process, self.nodes)
+        (self.folder / "cgroup.procs").write_text(str(process.pid))
+        self.members.append(process)
+
+    def check_nothing_follows(self, process: Any, nodes: Collection[int]) -> None:
+        """Raises Missing: memory of @process would move to @nodes, which nobody asked for."""
+        if not self.moves_unasked or process.exited:
+            return
+        if {int(node) for node in _NODE.findall(process.numa_maps())} - set(nodes):
+            raise Missing("with cgroups of version 2 memory always follows the cpuset")
 
 
 class Cgroup:
@@ -98,8 +118,8 @@ class Cgroup:
         """Remove it; OSError EBUSY if it has processes or children."""
         self.folder.rmdir()
 
-    def attach(self, pid: int) -> None:
-        (self.folder / "cgroup.procs").write_text(str(pid))
+    def attach(self, process: Any) -> None:
+        (self.folder / "cgroup.procs").write_text(str(process.pid))
 
     def _number(self, name: str) -> int:
         path = self.folder / name
@@ -122,9 +142,7 @@ class Groups:
     def cpuset(self, name: str, nodes: Collection[int], memory_migrate: bool) -> Cpuset:
         """Raises Missing: there are none here.  OSError: these nodes are not allowed."""
         top, version = self._top("cpuset")
-        if version == 2 and not memory_migrate:
-            raise Missing("with cgroups of version 2 memory always follows the cpuset")
-        cpuset = Cpuset(self._make(top, name), version)
+        cpuset = Cpuset(self._make(top, name), version == 2 and not memory_migrate)
         cpus = "cpuset.effective_cpus" if version == 1 else "cpuset.cpus.effective"
         (cpuset.folder / "cpuset.cpus").write_text((top / cpus).read_text())
         cpuset.set_mems(nodes)

@@ -324,7 +324,7 @@ class RealProcess(Obedient):
     def join(self, group: Any) -> None:
         """Be moved into a cpuset or cgroup of this machine."""
         with self.machine.accounting(self):
-            group.attach(self.pid)
+            group.attach(self)
 
     def pin(self, where: Where, *, length: int | None = None, write: bool = True) -> RealPin:
         """References on the pages, as I/O takes them; faults them in.  A pipe holds them: the

@@ -36,6 +36,9 @@ PG_compound_lock: Final = 1 << 23
 # Of the head of a page of hugetlb: in C it is the destructor of the compound page that tells.
 PG_hugetlb: Final = 1 << 24
 
+# Of later kernels, the other way round: set on an anonymous page where PG_anon_exclusive is not.
+PG_anon_shared: Final = 1 << 25
+
 PAGE_FLAGS_PRIVATE: Final = PG_private | PG_private_2
 
 PAGE_FLAGS_CHECK_AT_FREE: Final = (

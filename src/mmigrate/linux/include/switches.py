@@ -50,6 +50,9 @@ MIGRATE_PAGES_CUTS_NODES: Final = "migrate-pages-cuts-nodes"
 REWORK_DO_PAGES_MOVE: Final = "a49bd4d71637"
 SMALL_NODEMASK_ALLOWED: Final = "050c17f239fd"
 MBIND_FINDS_HOLES: Final = "mbind-finds-holes"
+COPY_IF_REFERENCED: Final = "09854ba94c6a"
+REMEMBER_EXCLUSIVE: Final = "6c287605fd56"
+UNTOUCHED_UNACCOUNTED: Final = "untouched-unaccounted"
 COUNT_NOT_ATTEMPTED: Final = "5984fabb6e82"
 LRU_CACHE_DISABLED: Final = "d479960e44f2"
 LOCAL_IS_A_POLICY: Final = "7858d7bca7fb"
@@ -120,6 +123,13 @@ SWITCHES: Final[dict[str, Switch]] = {
     ),
     MBIND_FINDS_HOLES: Switch("mm/mempolicy.c: fix checking unmapped holes for mbind", "v5.5"),
     COUNT_NOT_ATTEMPTED: Switch("mm: move_pages: report the number of non-attempted pages", "v5.6"),
+    COPY_IF_REFERENCED: Switch("mm: do_wp_page() simplification", "v5.9"),
+    REMEMBER_EXCLUSIVE: Switch(
+        "mm: remember exclusively mapped anonymous pages with PG_anon_exclusive", "v5.19"
+    ),
+    UNTOUCHED_UNACCOUNTED: Switch(
+        "mm/mprotect: allow unfaulted VMAs to be unaccounted on mprotect()", "v6.7"
+    ),
     LRU_CACHE_DISABLED: Switch("mm: disable LRU pagevec during the migration temporarily", "v5.13"),
     LOCAL_IS_A_POLICY: Switch(
         "mm/mempolicy: don't handle MPOL_LOCAL like a fake MPOL_PREFERRED policy", "v5.14"

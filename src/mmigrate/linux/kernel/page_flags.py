@@ -14,6 +14,7 @@ from mmigrate.linux.include.page_flags import (
     PAGE_FLAG_NAMES,
     PAGE_FLAGS_PRIVATE,
     PG_active,
+    PG_anon_shared,
     PG_checked,
     PG_dirty,
     PG_error,
@@ -209,7 +210,7 @@ def page_mapping(page: Page) -> AddressSpace | None:
 
 _COPIED_FIRST = (PG_error, PG_referenced, PG_uptodate)
 _COPIED_LAST = (PG_checked, PG_mappedtodisk)
-_COPIED = PG_error | PG_referenced | PG_uptodate | PG_checked | PG_mappedtodisk
+_COPIED = PG_error | PG_referenced | PG_uptodate | PG_checked | PG_mappedtodisk | PG_anon_shared
 
 
 def copy_page_flags(newpage: Page, page: Page) -> None:
@@ -225,6 +226,7 @@ def copy_page_flags(newpage: Page, page: Page) -> None:
             SetPageUnevictable(newpage)
         for bit in _COPIED_LAST:
             _copy_flag(newpage, page, bit)
+        newpage.flags |= page.flags & PG_anon_shared
         return
     flags = page.flags
     moved = flags & PG_active or flags & PG_unevictable

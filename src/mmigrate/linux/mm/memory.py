@@ -37,6 +37,7 @@ from mmigrate.linux.include.mm import (
     VmFault,
 )
 from mmigrate.linux.include.mm_types import Mm, Page, PageTable, Vma
+from mmigrate.linux.include.page_flags import PG_anon_shared
 from mmigrate.linux.include.pgtable import (
     PAGE_MASK,
     PAGE_SHIFT,
@@ -65,6 +66,7 @@ from mmigrate.linux.include.pgtable import (
     pte_write,
 )
 from mmigrate.linux.include.sched import Task
+from mmigrate.linux.include.switches import COPY_IF_REFERENCED, REMEMBER_EXCLUSIVE
 from mmigrate.linux.include.vmstat import (
     MM_ANONPAGES,
     MM_FILEPAGES,
@@ -80,6 +82,7 @@ from mmigrate.linux.kernel.highmem import copy_user_highpage
 from mmigrate.linux.kernel.page_flags import (
     PageAnon,
     PageKsm,
+    PageLRU,
     PageMlocked,
     PageSwapCache,
     PageUptodate,
@@ -90,7 +93,7 @@ from mmigrate.linux.kernel.page_flags import (
     trylock_page,
     unlock_page,
 )
-from mmigrate.linux.kernel.page_ref import get_page, page_mapcount
+from mmigrate.linux.kernel.page_ref import get_page, page_count, page_mapcount
 from mmigrate.linux.kernel.pgtable import (
     find_pmds,
     pmd_get,
@@ -644,7 +647,12 @@ def do_wp_page(mm: Mm, vma: Vma, addr: int, pt: PageTable, orig_pte: int) -> int
     old_page = vm_normal_page(vma, addr, orig_pte)
     if old_page is None:
         return _wp_page_copy(mm, vma, addr, pt, orig_pte, None)
-    if PageAnon(old_page) and not PageKsm(old_page):
+    if PageAnon(old_page) and mm.kernel.has(COPY_IF_REFERENCED):
+        if _may_reuse_anon_page(old_page, vma, addr):
+            _wp_page_reuse(vma, addr, pt, orig_pte)
+            spin_unlock(ptl)
+            return VM_FAULT_WRITE
+    elif PageAnon(old_page) and not PageKsm(old_page):
         if not trylock_page(old_page):
             get_page(old_page)
             spin_unlock(ptl)
@@ -668,6 +676,28 @@ def do_wp_page(mm: Mm, vma: Vma, addr: int, pt: PageTable, orig_pte: int) -> int
         return _wp_page_shared(vma, addr, pt, orig_pte, old_page)
     get_page(old_page)
     return _wp_page_copy(mm, vma, addr, pt, orig_pte, old_page)
+
+
+def _may_reuse_anon_page(page: Page, vma: Vma, addr: int) -> bool:
+    """What later kernels ask instead of who maps the page: whether it was never shared since it
+    was made, or else whether nobody has a reference but this pte and the swap cache
+    (mm/memory.c: do_wp_page of v6.1)."""
+    if page.flags & PG_anon_shared == 0 and page.zone.kernel.has(REMEMBER_EXCLUSIVE):
+        return not PageKsm(page)
+    if PageKsm(page) or page_count(page) > 3:
+        return False
+    if not PageLRU(page):
+        swap.lru_add_drain()
+    if page_count(page) > 1 + PageSwapCache(page) or not trylock_page(page):
+        return False
+    if PageSwapCache(page):
+        swapfile.try_to_free_swap(page)
+    alone = page_count(page) == 1
+    if alone:
+        rmap.page_move_anon_rmap(page, vma, addr)
+        page.flags &= ~PG_anon_shared
+    unlock_page(page)
+    return alone
 
 
 def _wp_page_reuse(vma: Vma, addr: int, pt: PageTable, orig_pte: int) -> None:

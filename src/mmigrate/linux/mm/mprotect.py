@@ -56,6 +56,7 @@ from mmigrate.linux.include.switches import (
     KEEP_SOFT_DIRTY,
     MPROTECT_POPULATES_LOCKED,
     ONE_LOOK_AT_PMD,
+    UNTOUCHED_UNACCOUNTED,
 )
 from mmigrate.linux.include.vmstat import NUMA_HUGE_PTE_UPDATES, NUMA_PTE_UPDATES
 from mmigrate.linux.kernel.atomic import WRITE_ONCE
@@ -268,6 +269,9 @@ def mprotect_fixup(
     accounted = VM_ACCOUNT | VM_WRITE | VM_HUGETLB | VM_SHARED | VM_NORESERVE
     if newflags & VM_WRITE and not oldflags & accounted:
         newflags |= VM_ACCOUNT
+    elif not newflags & VM_WRITE and vma.vm_ops is None and vma.anon_vma is None:
+        if mm.kernel.has(UNTOUCHED_UNACCOUNTED):
+            newflags &= ~VM_ACCOUNT
 
     pgoff = vma.vm_pgoff + ((start - vma.vm_start) >> PAGE_SHIFT)
     merged = mmap.vma_merge(

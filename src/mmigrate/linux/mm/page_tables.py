@@ -18,6 +18,7 @@ from mmigrate.linux.include.mm import (
     VM_SHARED,
 )
 from mmigrate.linux.include.mm_types import AddressSpace, Mm, Page, PageTable, Vma
+from mmigrate.linux.include.page_flags import PG_anon_shared
 from mmigrate.linux.include.pgtable import (
     _PAGE_SPECIAL,
     _PRESENT_NONUMA,
@@ -47,7 +48,7 @@ from mmigrate.linux.include.pgtable import (
     pte_young,
     swp_entry_to_pte,
 )
-from mmigrate.linux.include.switches import KEEP_SOFT_DIRTY
+from mmigrate.linux.include.switches import KEEP_SOFT_DIRTY, REMEMBER_EXCLUSIVE
 from mmigrate.linux.include.vmstat import MM_ANONPAGES, MM_FILEPAGES, MM_SWAPENTS
 from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.atomic import READ_ONCE
@@ -513,6 +514,8 @@ def copy_one_pte(
     if page is not None:
         get_page(page)
         rmap.page_dup_rmap(page)
+        if PageAnon(page) and src_mm.kernel.has(REMEMBER_EXCLUSIVE):
+            page.flags |= PG_anon_shared
         rss[MM_ANONPAGES if PageAnon(page) else MM_FILEPAGES] += 1
     set_pte_at(dst_mm, addr, dst_pt, pte)
 
