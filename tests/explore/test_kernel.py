@@ -5,9 +5,13 @@ import pytest
 from mmigrate import MiB, explore
 from mmigrate.errors import ScenarioError
 from mmigrate.explore import always, replay
+from mmigrate.explore.dpor import Optimal
 from mmigrate.explore.execution import Ending, Indices
+from mmigrate.explore.rewind import Stage
+from mmigrate.explore.search import rare_collections
 from mmigrate.explore.strategies import Chosen, DepthFirst, RandomWalk
 from mmigrate.explore.target import Target
+from mmigrate.history import CATALOGUE
 from tests.explore.searching import reduced
 
 NODES = (MiB(2), MiB(2))
@@ -78,3 +82,60 @@ def test_wrong_use_is_no_finding():
 
     with pytest.raises(ScenarioError, match="there is no CPU 99"):
         explore(scenario)
+
+
+def into_swap(*tasks):
+    """Two processes share a page that is in swap; they, or swapoff, want it back."""
+
+    def scenario(machine):
+        area = machine.swapon(MiB(1))
+        app = machine.process("app")
+        page = app.mmap(pages=1)
+        app.write(page.start, b"hello")
+        child = app.fork("child")
+        machine.swap_out(app, page)
+        machine.swap_out(child, page)
+        machine.finish_io()
+        doings = {
+            "app": (app.touch, page),
+            "child": (child.touch, page),
+            "swapoff": (machine.swapoff, area),
+            "exit": (child.exit,),
+        }
+        for name in tasks:
+            machine.start(*doings[name])
+
+    return scenario
+
+
+# Whoever waits for one of several things to happen must be told of each: else what is planned
+# for him cannot be done, and the search diverges from its plan.
+@pytest.mark.parametrize(
+    "tasks", [("app", "child"), ("app", "swapoff"), ("swapoff", "exit"), ("app", "exit")]
+)
+def test_waits_with_several_ends(tasks):
+    target = Target.of(into_swap(*tasks), {"nodes": NODES})
+    search, limit = Optimal(), 120
+    for _ in range(limit):
+        run = search.next_execution(20_000)
+        if run is None:
+            break
+        outcome = target.execute(run)
+        assert outcome.ending is Ending.COMPLETE
+        search.learn(run)
+    assert not search.diverged
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("commit", ["0f792cf949a0", "9fbc1f635fd0"])
+def test_waits_for_frozen_pages(commit):
+    row = next(row for row in CATALOGUE if row.commit == commit)
+    target = Target.of(row.scenario, row.options(True))
+    search, stage, executions = Optimal(), Stage(target), 0
+    with rare_collections():
+        while executions < 100 and (run := search.next_execution(20_000)) is not None:
+            assert stage.execute(run).ending is Ending.COMPLETE
+            search.learn(run)
+            executions += 1
+    assert executions == 100
+    assert not search.diverged

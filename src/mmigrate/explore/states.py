@@ -32,8 +32,8 @@ def _set_count(sem: RwSemaphore, state: Any) -> None:
     sem.readers, sem.writer = state
 
 
-def _set_flags(page: Page, state: Any) -> None:
-    page.flags = state
+def _set_page(page: Page, state: Any) -> None:
+    page.flags, page._count = state
 
 
 def _set_irqs(cpu: Cpu, state: Any) -> None:
@@ -48,7 +48,7 @@ GET: Final[dict[type, Callable[[Any], Any]]] = {
     SpinLock: attrgetter("owner"),
     Shared: attrgetter("value"),
     RwSemaphore: attrgetter("readers", "writer"),
-    Page: attrgetter("flags"),
+    Page: attrgetter("flags", "_count"),
     Cpu: attrgetter("irqs_off"),
     BufferHead: attrgetter("b_state"),
 }
@@ -56,7 +56,7 @@ SET: Final[dict[type, Callable[[Any, Any], None]]] = {
     SpinLock: _set_owner,
     Shared: _set_value,
     RwSemaphore: _set_count,
-    Page: _set_flags,
+    Page: _set_page,
     Cpu: _set_irqs,
     BufferHead: _set_buffer,
 }
@@ -68,10 +68,12 @@ def state_of(obj: Any) -> Any:
     return UNKNOWN if get is None else get(obj)
 
 
-def held_then(until: Callable[[], bool], obj: Any, state: Any) -> bool:
-    """Whether a condition on @obj held when it was in @state; True if that is not known."""
-    if state is UNKNOWN:
-        return True
+def held_then(until: Callable[[], bool], obj: Any, field: Any, state: Any) -> bool | None:
+    """Whether a condition on a word held when its object was in @state; None if that is not
+    known.  Who waits for a page that is frozen, with a count of 0, also goes on when the page is
+    not where it was any more."""
+    if state is UNKNOWN or (field == "_count" and not state[1]):
+        return None
     now = GET[type(obj)](obj)
     put = SET[type(obj)]
     put(obj, state)

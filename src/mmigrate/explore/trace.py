@@ -366,18 +366,16 @@ class Trace:
         candidates = self._conflicting(step.word, step.kind) if step.word >= 0 else []
         if shares:
             candidates = sorted({*candidates, *self._conflicting_on_cpu(step)}, reverse=True)
-        races = []
+        races: list[Race] = []
         needed = past
         for other in candidates:
             if not past >> other & 1:
                 past |= self.before[other]
                 if until is not None or shares:
                     state = self.states[index] if now is NOBODY else now
-                    race = self._reversal(index, step, other, (start, needed), key[0], state, until)
+                    races += self._reversals(index, step, other, (start, needed), key, state, until)
                 else:
-                    race = Race(other, index, step.task, start, 1 << other)
-                if race is not None:
-                    races.append(race)
+                    races.append(Race(other, index, step.task, start, 1 << other))
         return past, races
 
     def _whole_of(self, worker: Task) -> int:
@@ -414,39 +412,44 @@ class Trace:
 
     # --- races that can be turned round ---
 
-    def _reversal(
+    def _reversals(
         self,
         index: int,
         step: Step,
         other: int,
         origin: tuple[int, int],
-        obj: Any,
+        key: tuple[Any, Any],
         now: Any,
         until: Until,
-    ) -> Race | None:
+    ) -> Iterator[Race]:
         """How @step, which comes next, could come before @other.  @origin: where its task was,
-        and all that it needs.  @obj: what it touches, in state @now.
+        and all that it needs.  @key: what it touches, in state @now.
 
-        What kept it from being taken there is dropped too, until nothing does. None if
-        something that its task needs would have to go.
+        What kept it from being taken there is dropped too, until nothing does. Where that cannot
+        be said, because its condition looks at more than its word, both are tried. None at all
+        if something that its task needs would have to go.
         """
         start, needed = origin
         dropped = 0
         blocker = other
         while blocker != NOBODY:
             if needed >> blocker & 1 or blocker < self.barriers[-1]:
-                return None
+                return
             dropped |= 1 << blocker
             kept = Kept(self.before, dropped)
             blocker = self._cpu_holder(step, kept)
             if blocker == NOBODY and until is not None and step.word >= 0:
-                if step.kind and type(obj) is RwSemaphore:
+                if step.kind and type(key[0]) is RwSemaphore:
                     blocker = self._holder(step, kept, now)
-                elif not self._was_possible(step, kept, obj, until):
-                    blocker = self._last_write(step, kept)
-                    if blocker == NOBODY:
-                        return None
-        return Race(kept.first, index, step.task, start, dropped)
+                else:
+                    possible = self._was_possible(step, kept, key, until)
+                    if not possible:
+                        blocker = self._last_write(step, kept)
+                        if possible is None and blocker != NOBODY:
+                            yield Race(kept.first, index, step.task, start, dropped)
+                        elif possible is False and blocker == NOBODY:
+                            return
+        yield Race(kept.first, index, step.task, start, dropped)
 
     def _cpu_holder(self, step: Step, kept: Kept) -> int:
         """The step by which another task took the CPU without giving it back, if one did."""
@@ -476,13 +479,17 @@ class Trace:
                     mine.pop()
         return max((mine[-1] for mine in took.values() if mine), default=NOBODY)
 
-    def _was_possible(self, step: Step, kept: Kept, obj: Any, until: Callable[[], bool]) -> bool:
-        """Whether a condition on @obj held behind the steps that are kept.  Writes of a word
-        are in one order, so that is just before the first write that is not."""
+    def _was_possible(
+        self, step: Step, kept: Kept, key: tuple[Any, Any], until: Callable[[], bool]
+    ) -> bool | None:
+        """Whether a condition on a word held behind the steps that are kept; None if that is not
+        known.  Writes of a word are in one order, so that is just before the first write that is
+        not."""
         for index in self.writes[step.word]:
             if index not in kept:
-                waited = self.blocked.get(index, 0) >> step.task & 1
-                return not waited and held_then(until, obj, self.states[index])
+                if self.blocked.get(index, 0) >> step.task & 1:
+                    return False
+                return held_then(until, *key, self.states[index])
         return not self.stuck >> step.task & 1
 
     def _last_write(self, step: Step, kept: Kept) -> int:

@@ -28,6 +28,7 @@ class Kernel:
         "direct_writepage",
         "events",
         "free_page",
+        "frozen",
         "hugetlb",
         "inodes",
         "jiffies",
@@ -100,6 +101,8 @@ class Kernel:
         self.warnings: list[str] = []
         # frames of regular files that reclaim wrote, other than that of kswapd; for observers
         self.direct_writepage: list[int] = []
+        # frames whose references are frozen at 0, while tasks are interleaved (page_ref.py)
+        self.frozen: set[int] = set()
         # why a page did not move, as the code that decided it said, by pfn
         self.reasons: dict[int, Reason] = {}
         # trace events (name, fields), only where somebody listens

@@ -10,6 +10,8 @@ bit lock `PG_compound_lock` of the head keeps the two together while the page ma
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from mmigrate.linux.include.mm_types import Page
 from mmigrate.linux.include.page_flags import (
     PAGE_BALLOON_MAPCOUNT_VALUE,
@@ -91,15 +93,41 @@ def page_freeze_refs(page: Page, count: int) -> bool:
     if page._count != count:
         return False
     page._count = 0
+    if sched.hook is not None:
+        page.zone.kernel.frozen.add(page.pfn)
     return True
 
 
 def page_unfreeze_refs(page: Page, count: int) -> None:
     if sched.hook is not None:
         sched.hook.announce(page, "_count", WRITE)
+        page.zone.kernel.frozen.discard(page.pfn)
     if page._count != 0 or count == 0:
         BUG(f"page_unfreeze_refs to {count} with _count {page._count}", page)
     page._count = count
+
+
+def page_left_frozen(page: Page) -> None:
+    """The page has left the place where it could be found, and its references stay at 0: who
+    waits for it to be unfrozen need not any longer.  In C he looks again and again."""
+    if sched.hook is not None:
+        sched.hook.announce(page, "_count", WRITE)
+        page.zone.kernel.frozen.discard(page.pfn)
+
+
+def wait_until_unfrozen(page: Page, gone: Callable[[], bool]) -> None:
+    """Wait until a page has references again, or is @gone from where it was found.
+
+    Differs: who freezes a page may change that place first; then this goes on only when he is
+    done, as if it had not looked in between. So it waits for one word alone.
+    """
+    frozen = page.zone.kernel.frozen
+    sched.spin_until(
+        page,
+        "_count",
+        lambda: page.pfn not in frozen and (page._count > 0 or gone()),
+        f"{page!r} to be unfrozen",
+    )
 
 
 def page_ref_add(page: Page, number: int) -> None:

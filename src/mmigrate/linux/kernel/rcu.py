@@ -83,6 +83,12 @@ def radix_tree_store(tree: RadixTree, index: int, item: Any) -> None:
     tree.slots[index] = item
 
 
+def radix_tree_left(tree: RadixTree, index: int) -> None:
+    """Nobody is about to fill the slot any more: who waits for that need not any longer."""
+    if sched.hook is not None:
+        sched.hook.announce(tree, index, WRITE)
+
+
 def radix_tree_delete(tree: RadixTree, index: int) -> Any:
     """Empty the slot and clear its tags; what was in it."""
     if sched.hook is not None:

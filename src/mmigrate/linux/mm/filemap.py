@@ -44,7 +44,12 @@ from mmigrate.linux.kernel.page_flags import (
     unlock_page,
     wait_on_page_locked,
 )
-from mmigrate.linux.kernel.page_ref import get_page, get_page_unless_zero, page_mapped
+from mmigrate.linux.kernel.page_ref import (
+    get_page,
+    get_page_unless_zero,
+    page_mapped,
+    wait_until_unfrozen,
+)
 from mmigrate.linux.kernel.pgtable import ptep_get
 from mmigrate.linux.kernel.rcu import radix_tree_delete, radix_tree_lookup, radix_tree_store
 from mmigrate.linux.kernel.rwsem import mutex_lock, up_read
@@ -74,12 +79,7 @@ def find_get_entry(mapping: AddressSpace, offset: int) -> Page | int | None:
 
 def _wait_until_unfrozen(mapping: AddressSpace, offset: int, page: Page) -> None:
     slots = mapping.page_tree.slots
-    sched.spin_until(
-        page,
-        "_count",
-        lambda: page._count > 0 or slots.get(offset) is not page,
-        f"{page!r} to be unfrozen",
-    )
+    wait_until_unfrozen(page, lambda: slots.get(offset) is not page)
 
 
 def find_get_page(mapping: AddressSpace, offset: int) -> Page | None:

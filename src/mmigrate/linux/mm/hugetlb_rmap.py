@@ -37,7 +37,6 @@ from mmigrate.linux.include.pgtable import (
     swp_entry_to_pte,
 )
 from mmigrate.linux.include.switches import CLOSE_MPROTECT_RACE
-from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.area import vma_flags, vma_page_prot
 from mmigrate.linux.kernel.bug import BUG_ON
 from mmigrate.linux.kernel.huge_pte import (
@@ -53,7 +52,12 @@ from mmigrate.linux.kernel.page_flags import (
     set_page_mapping,
     wait_on_page_locked,
 )
-from mmigrate.linux.kernel.page_ref import get_page, get_page_unless_zero, inc_mapcount
+from mmigrate.linux.kernel.page_ref import (
+    get_page,
+    get_page_unless_zero,
+    inc_mapcount,
+    wait_until_unfrozen,
+)
 from mmigrate.linux.kernel.spinlock import spin_lock, spin_unlock
 from mmigrate.linux.mm import migrate, mmu_notifier, page_writeback, rmap, swap
 
@@ -188,9 +192,4 @@ def migration_entry_wait_huge(mm: Mm, pt: PageTable, address: int) -> None:
 def _fault_until_unfrozen(pt: PageTable, address: int, entry: int, page: Page) -> None:
     """The faults that would come back for nothing, as one wait."""
     index = (address >> (3 + 9 * pt.level)) & 511
-    sched.spin_until(
-        page,
-        "_count",
-        lambda: pt.entries[index] != entry or page._count > 0,
-        f"{page!r} to be unfrozen",
-    )
+    wait_until_unfrozen(page, lambda: pt.entries[index] != entry)

@@ -82,6 +82,7 @@ from mmigrate.linux.kernel.page_ref import (
     page_count,
     page_mapcount,
     page_mapped,
+    wait_until_unfrozen,
 )
 from mmigrate.linux.kernel.pgtable import ptep_get, set_pte_at
 from mmigrate.linux.kernel.rwsem import (
@@ -377,12 +378,7 @@ def _reference(page: Page, node: StableNode, lock_it: bool) -> bool:
         # 0 and in the swap cache: frozen, by reclaim or by migration.
         if not PageSwapCache(page):
             return False
-        sched.spin_until(
-            page,
-            "_count",
-            lambda: page._count > 0 or page.mapping is not node,
-            f"{page!r} to be unfrozen",
-        )
+        wait_until_unfrozen(page, lambda: page.mapping is not node)
     if page_mapping_of(page) is not node:
         swap.put_page(page)
         return False

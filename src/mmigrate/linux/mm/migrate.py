@@ -119,6 +119,7 @@ from mmigrate.linux.kernel.page_ref import (
     page_freeze_refs,
     page_mapped,
     page_unfreeze_refs,
+    wait_until_unfrozen,
 )
 from mmigrate.linux.kernel.pgtable import ptep_get, set_pte_at
 from mmigrate.linux.kernel.rcu import radix_tree_lookup, radix_tree_store
@@ -232,12 +233,7 @@ def migration_entry_wait(mm: Mm, pt: PageTable, address: int) -> None:
 def _fault_until_unfrozen(pt: PageTable, address: int, pte: int, page: Page) -> None:
     """The faults that would come back for nothing, as one wait."""
     index = (address >> PAGE_SHIFT) & 511
-    sched.spin_until(
-        page,
-        "_count",
-        lambda: pt.entries[index] != pte or page._count > 0,
-        f"{page!r} to be unfrozen",
-    )
+    wait_until_unfrozen(page, lambda: pt.entries[index] != pte)
 
 
 @hot

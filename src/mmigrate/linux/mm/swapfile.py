@@ -37,6 +37,7 @@ from mmigrate.linux.include.vmstat import MM_ANONPAGES, MM_SWAPENTS
 from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.atomic import (
     READ_ONCE,
+    WRITE_ONCE,
     atomic_add,
     atomic_dec,
     atomic_inc,
@@ -61,6 +62,7 @@ from mmigrate.linux.kernel.page_flags import (
 )
 from mmigrate.linux.kernel.page_ref import get_page, page_mapcount, page_mapped
 from mmigrate.linux.kernel.pgtable import find_leaf, ptep_get, set_pte_at
+from mmigrate.linux.kernel.rcu import radix_tree_left
 from mmigrate.linux.kernel.rwsem import down_read, down_read_trylock, up_read
 from mmigrate.linux.kernel.spinlock import SpinLock, spin_lock, spin_unlock
 from mmigrate.linux.mm import (
@@ -89,6 +91,7 @@ class SwapArea:
 
     __slots__ = (
         "cached",
+        "changes",
         "cluster_next",
         "cluster_nr",
         "counts",
@@ -123,6 +126,7 @@ class SwapArea:
         self.counts[0] = 1
         self.cached = bytearray(places)
         self.inuse_pages = 0
+        self.changes = 0  # of the use of places, while the area is being emptied
         self.lowest_bit = 1  # nothing is free below it,
         self.highest_bit = places - 1  # or above this; 0 if all are used
         self.cluster_next = 1
@@ -387,10 +391,12 @@ def __swap_duplicate(entry: int, usage: int) -> int:
             if not area.counts[offset]:
                 return -ENOENT
             area.cached[offset] = 1
+            _note_change(area)
             return 0
         if not area.in_use(offset):
             return -ENOENT
         area.counts[offset] += 1
+        _note_change(area)
     return 0
 
 
@@ -416,6 +422,7 @@ def swap_entry_free(area: SwapArea, offset: int, usage: int) -> None:
     """One user of a place less, 1 or SWAP_HAS_CACHE; with the last it becomes free.  The
     area's lock is held  (mm/swapfile.c: swap_entry_free)."""
     if usage == SWAP_HAS_CACHE:
+        radix_tree_left(area.space.page_tree, swp_entry(area.type, offset))
         if not area.cached[offset]:
             BUG(f"{area!r} place {offset}: not in the swap cache")
         area.cached[offset] = 0
@@ -423,6 +430,7 @@ def swap_entry_free(area: SwapArea, offset: int, usage: int) -> None:
         if not area.counts[offset]:
             BUG(f"{area!r} place {offset}: freed once too often")
         area.counts[offset] -= 1
+    _note_change(area)
     if not area.counts[offset] and area.kernel.memcg is not None:
         memcontrol.mem_cgroup_uncharge_swap(area.kernel, swp_entry(area.type, offset))
     if area.in_use(offset):
@@ -612,22 +620,24 @@ def try_to_unuse(area: SwapArea) -> int:
         if offset <= previous:
             # Once around. Nothing may have come of it if an entry was just being copied, or
             # if its process is about to end.
-            now = _usage(area)
+            changes = int(READ_ONCE(area, "changes"))
+            now = bytes(area.cached), tuple(area.counts)
             if now == before:
-                _wait_for_change(area, now)
+                _wait_for_change(area, changes)
             before = now
         if _unuse_place(area, offset):
             return -ENOMEM
 
 
-def _usage(area: SwapArea) -> tuple[Any, ...]:
-    """What changes when somebody uses a place, or ends."""
-    return bytes(area.cached), tuple(area.counts), len(area.kernel.scheduler.alive)
+def _note_change(area: SwapArea) -> None:
+    """The use of a place changes, and an area that is being emptied waits for that."""
+    if not area.writeok:
+        WRITE_ONCE(area, "changes", area.changes + 1)
 
 
-def _wait_for_change(area: SwapArea, now: tuple[Any, ...]) -> None:
+def _wait_for_change(area: SwapArea, changes: int) -> None:
     why = f"a place of {area!r}, which nobody has, to be freed"
-    sched.spin_until(area, "inuse_pages", lambda: _usage(area) != now, why)
+    sched.spin_until(area, "changes", lambda: area.changes != changes, why)
 
 
 def _find_next_to_unuse(area: SwapArea, previous: int) -> int:

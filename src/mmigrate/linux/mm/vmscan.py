@@ -93,6 +93,7 @@ from mmigrate.linux.kernel.page_ref import (
     get_page_unless_zero,
     page_count,
     page_freeze_refs,
+    page_left_frozen,
     page_mapcount,
     page_mapped,
     page_unfreeze_refs,
@@ -398,10 +399,12 @@ def __remove_mapping(mapping: AddressSpace, page: Page, reclaimed: bool) -> bool
         if page.mem_cgroup is not None:
             memcontrol.mem_cgroup_swapout(page, entry)
         swap_state.__delete_from_swap_cache(page)
+        page_left_frozen(page)
         spin_unlock(mapping.tree_lock)
         swapfile.swapcache_free(entry, page)
     else:
         filemap.__delete_from_page_cache(page, None)
+        page_left_frozen(page)
         spin_unlock(mapping.tree_lock)
         memcontrol.page_left_cache(page)
     return True
