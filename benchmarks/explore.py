@@ -1,18 +1,23 @@
 """The explorer: classes and rates of classic programs beside its peers, of kernel scenarios, and
 of two workers beside one.
 
-The peer, frontrun, is run in an environment of its own, which the first run makes; where it
-cannot be installed its figure is left out.
+Each peer is run in an environment of its own, which the first run makes, and beside it mmigrate
+with the same interpreter; rates are executions a second of CPU time, on both sides.
+interleave-test needs Python 3.12 or later. Where a peer cannot be run its figure is left out, and
+the figure of classes says so.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import shutil
 import subprocess
+import sys
 import tempfile
-import venv
+import tomllib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
@@ -23,14 +28,14 @@ from mmigrate.explore import Shared
 from mmigrate.explore.program import RwSemaphore, SpinLock, down_write, spin_lock
 from mmigrate.history import CATALOGUE, Kind
 
-PEER = "frontrun==0.7.0"
 GOAL_PEERS = 10
 GOAL_KERNEL = 1_500
 GOAL_TWO_WORKERS = 1.7
+REPOSITORY = Path(__file__).parents[1]
 Program = Callable[[Any], None]
 FRONTRUN = """
 import sys
-from time import perf_counter
+from time import process_time
 import frontrun
 
 class Counter:
@@ -39,13 +44,42 @@ class Counter:
 def increment(counter):
     counter.value = counter.value + 1
 
-executions, started = 0, perf_counter()
-while perf_counter() - started < 2:
+executions, started = 0, process_time()
+while process_time() - started < 1.5:
     executions += frontrun.explore(
         Counter, increment, lambda counter: True, count=int(sys.argv[1]), stop_on_first=False,
         reproduce_on_failure=0, detect_io=False, preemption_bound=None,
     ).num_explored
-print(executions / (perf_counter() - started))
+print(executions / (process_time() - started))
+"""
+INTERLEAVE_TEST = """
+import sys
+from time import process_time
+from interleave_test import explore, spawn
+
+class Counter:
+    value = 0
+
+def model():
+    counter = Counter()
+
+    def increment():
+        counter.value = counter.value + 1
+
+    for task in [spawn(increment) for _ in range(int(sys.argv[1]))]:
+        task.join()
+
+executions, started = 0, process_time()
+while process_time() - started < 1.5:
+    executions += explore(
+        model, iterations=300, strategy="dfs", max_preemptions=1000, raise_on_failure=False
+    ).schedules_run
+print(executions / (process_time() - started))
+"""
+OURS = """
+import sys
+from benchmarks.explore import increments, rate
+print(rate(increments(int(sys.argv[1]))))
 """
 
 
@@ -123,14 +157,22 @@ CLASSIC: dict[str, tuple[Program, int]] = {
 
 
 def run() -> list[Figure]:
-    figures = [_classes()]
-    figures += _peers()
+    figures = []
+    missing = []
+    for peer in PEERS:
+        folder = _environment(peer)
+        if folder is None:
+            version = ".".join(map(str, peer.oldest))
+            missing.append(f"{peer.package} cannot be installed here (Python {version} or later)")
+        else:
+            figures.append(_against(peer, folder))
+    figures.insert(0, _classes(missing))
     figures += _kernel()
     figures.append(_two_workers())
     return figures
 
 
-def _classes() -> Figure:
+def _classes(missing: list[str]) -> Figure:
     executions = 0
     for name, (program, classes) in CLASSIC.items():
         result = explore(program, keep_going=True, minimise=False)
@@ -143,53 +185,100 @@ def _classes() -> Figure:
         round(executions / total, 3),
         "executions",
         "1: one for each class",
-        ", ".join(CLASSIC),
+        "; ".join([", ".join(CLASSIC), *missing]),
     )
 
 
-def _rate(program: Program, seconds: float = 1.0) -> float:
-    """Executions per second; a program is explored again and again."""
-    executions, started = 0, perf_counter()
-    while perf_counter() - started < seconds:
+def rate(program: Program, seconds: float = 1.5) -> float:
+    """Executions per second of CPU time; a program is explored again and again."""
+    executions, started = 0, process_time()
+    while process_time() - started < seconds:
         executions += explore(program, keep_going=True, minimise=False).executions
-    return executions / (perf_counter() - started)
+    return executions / (process_time() - started)
 
 
-def _peers() -> list[Figure]:
-    folder = _peer_environment()
-    if folder is None:
-        return []
-    ratios = []
+@dataclass(frozen=True)
+class Peer:
+    """@script: prints its rate for as many tasks as it is told.  @runner: what runs Python."""
+
+    name: str
+    version: str
+    script: str
+    oldest: tuple[int, int]
+    runner: str = "python"
+
+    @property
+    def package(self) -> str:
+        return f"{self.name}=={self.version}"
+
+
+PEERS = (
+    Peer("frontrun", "0.7.0", FRONTRUN, (3, 11), "frontrun"),
+    Peer("interleave-test", "0.1.0", INTERLEAVE_TEST, (3, 12)),
+)
+
+
+def _against(peer: Peer, folder: Path) -> Figure:
+    ratios = {}
+    python = str(folder / "bin" / "python")
+    runner = [python] if peer.runner == "python" else [str(folder / "bin" / peer.runner), python]
     for tasks in (2, 3):
-        ours = _rate(increments(tasks))
-        done = subprocess.run(
-            [folder / "bin" / "frontrun", folder / "bin" / "python", "-c", FRONTRUN, str(tasks)],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=120,
-        )
-        ratios.append(max(ours, _rate(increments(tasks))) / float(done.stdout.split()[-1]))
-    return [
-        Figure(
-            "explore_against_frontrun",
-            round(min(ratios), 1),
-            "times its executions/s",
-            f"{GOAL_PEERS} or more",
-            f"two tasks that increment: {ratios[0]:.1f}, three: {ratios[1]:.1f}; {PEER}",
-        )
-    ]
+        ours, its = [], []
+        for _ in range(2):  # in turns, so that other load disturbs both
+            ours.append(_printed([python, "-c", OURS, str(tasks)]))
+            its.append(_printed([*runner, "-c", peer.script, str(tasks)]))
+        ratios[tasks] = max(ours) / max(its)
+    version = subprocess.check_output([python, "-V"], text=True).split()[1]
+    return Figure(
+        f"explore_against_{peer.name.replace('-', '_')}",
+        round(min(ratios.values()), 1),
+        "times its executions/s",
+        f"{GOAL_PEERS} or more",
+        f"two tasks that increment: {ratios[2]:.1f}, three: {ratios[3]:.1f}; {peer.package}, "
+        f"by CPU time, CPython {version}",
+    )
 
 
-def _peer_environment() -> Path | None:
-    """A virtual environment with the peer; None if it cannot be installed."""
-    folder = Path(tempfile.gettempdir()) / f"mmigrate-peers-{os.getuid()}"
-    if not (folder / "installed").exists():
-        venv.create(folder, with_pip=True, clear=True)
-        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "-qq", PEER]
-        if subprocess.run(pip, check=False).returncode:
+def _printed(command: list[str]) -> float:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(str, (REPOSITORY, REPOSITORY / "src"))),
+    }
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=120, env=environment
+    )
+    return float(done.stdout.split()[-1])
+
+
+def _interpreter(oldest: tuple[int, int]) -> str | None:
+    """A Python that is young enough: this one, one in the path, or one of pyenv."""
+    if sys.version_info >= oldest:
+        return sys.executable
+    found = [shutil.which(f"python3.{minor}") for minor in range(oldest[1], oldest[1] + 4)]
+    found += map(str, sorted(Path.home().glob(".pyenv/versions/3.1[2-9]*/bin/python")))
+    test = f"import sys, venv; sys.exit(sys.version_info < {oldest})"
+    for python in filter(None, found):
+        if not subprocess.run([python, "-c", test], check=False, capture_output=True).returncode:
+            return python
+    return None
+
+
+def _environment(peer: Peer) -> Path | None:
+    """A virtual environment with the peer and what mmigrate needs; None if there can be none."""
+    folder = Path(tempfile.gettempdir()) / f"mmigrate-peers-{os.getuid()}" / peer.name
+    if (folder / "installed").exists():
+        return folder
+    python = _interpreter(peer.oldest)
+    if python is None:
+        return None
+    needs = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["dependencies"]
+    for command in (
+        [python, "-m", "venv", "--clear", str(folder)],
+        [str(folder / "bin" / "python"), "-m", "pip", "install", "-qq", peer.package, *needs],
+    ):
+        if subprocess.run(command, check=False, capture_output=True).returncode:
             return None
-        (folder / "installed").touch()
+    (folder / "installed").touch()
     return folder
 
 

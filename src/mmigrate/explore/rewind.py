@@ -9,8 +9,9 @@ Interface: `Stage(target).execute(run)`, in place of `target.execute(run)`.
 
 What was there before the search began is left alone, as it is when a scenario is run
 again. A scenario that runs its tasks itself is run again each time, and so is one with something in
-it whose state cannot be noted, such as an open file or an iterator. Now and then, at each power of
-four, an execution is repeated from boot and must come out the same.
+it whose state cannot be noted, such as an open file or an iterator; and programs without a machine,
+which need no boot. Now and then, the 4th, 32nd, 256th time, an execution is repeated from boot
+and must come out the same.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum
+from functools import cache
 from itertools import chain, compress
 from operator import attrgetter, is_not
 from typing import TYPE_CHECKING, Any, Final
@@ -36,7 +38,7 @@ from mmigrate.linux.kernel import sched
 if TYPE_CHECKING:
     from mmigrate.explore.recording import Recording
 
-FIRST: Final = 3  # the execution whose start is noted, if there are so many
+FIRST: Final = 2  # the execution whose start is noted, if there are so many
 HEAP_TYPE: Final = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 NO_INSTANCES: Final = 1 << 7  # Py_TPFLAGS_DISALLOW_INSTANTIATION
 
@@ -65,7 +67,7 @@ MAPPINGS: Final = (dict, Counter, defaultdict, OrderedDict)
 
 
 # how attributes are read, of which objects, which, and their values
-Group = tuple[Callable[[Any], Any], list[Any], list[str], list[Any]]
+Group = tuple[Callable[[Any], Any], list[Any], tuple[str, ...], list[Any]]
 
 
 class CannotNote(Exception):
@@ -107,27 +109,33 @@ class Noted:
             if found is None:
                 raise CannotNote(f"an object of {kind.__module__}.{kind.__qualname__}")
             names, has_dict, frozen = found
-            there = tuple([name for name in names if hasattr(thing, name)])
-            if len(there) != len(names):
-                self.unset += [(thing, name) for name in names if name not in there]
+            there = names
+            values: tuple[Any, ...] = ()
+            if names:
+                try:
+                    values = _getter(names)(thing)
+                except AttributeError:
+                    there = tuple([name for name in names if hasattr(thing, name)])
+                    self.unset += [(thing, name) for name in names if name not in there]
+                    values = tuple([getattr(thing, name) for name in there])
             if there:
+                todo += values
                 if not frozen:
                     groups.setdefault((kind, there), []).append(thing)
-                todo += [getattr(thing, name) for name in there]
             if has_dict:  # it may be made at this moment
                 self._note_builtin(vars(thing), todo)
         for (_, there), things in groups.items():
-            strict = [
+            columns = zip(*map(_getter(there), things), strict=True)
+            strict = tuple(
                 name
-                for name in there
-                if any(_equals_others(getattr(thing, name)) for thing in things)
-            ]
-            plain = [name for name in there if name not in strict]
+                for name, column in zip(there, columns, strict=False)
+                if any(map(_equals_others, set(map(type, column))))
+            )
+            plain = tuple([name for name in there if name not in strict])
             for some, kept in ((plain, self.groups), (strict, self.strict)):
                 if some:
-                    # With one name alone it would not give a tuple.
+                    getter = _getter(some)
                     twice = some if len(some) > 1 else some * 2
-                    getter = attrgetter(*twice)
                     kept.append((getter, things, twice, list(map(getter, things))))
         self.strict = [
             (getter, things, names, list(chain(*values)))
@@ -138,7 +146,7 @@ class Noted:
         """Note an object of a type of Python itself; whether it is one."""
         kind = type(thing)
         if kind is list:
-            kept = self.nested if any(map(_equals_others, thing)) else self.lists
+            kept = self.nested if any(map(_equals_others, set(map(type, thing)))) else self.lists
             kept.append((thing, thing.copy()))
             todo += thing
         elif kind is tuple or kind is frozenset:
@@ -207,9 +215,16 @@ class Noted:
             cell.cell_contents = content
 
 
-def _equals_others(value: Any) -> bool:
-    """Whether an object is more than its value, and may all the same be equal to another."""
-    kind: Any = type(value)
+@cache
+def _getter(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
+    """How to read attributes as a tuple; one alone is read twice, or it would not be one."""
+    return attrgetter(*(names if len(names) > 1 else names * 2))
+
+
+@cache
+def _equals_others(kind: Any) -> bool:
+    """Whether an object of a class is more than its value, and may all the same be equal to
+    another."""
     return kind not in PLAIN and kind.__eq__ is not object.__eq__
 
 
@@ -241,16 +256,17 @@ def _kind(kind: type) -> tuple[tuple[str, ...], bool, bool] | None:
 
 
 class Stage:
-    """A target whose executions start where its tasks do, from the one on that is the FIRST."""
+    """A target whose executions start where its tasks do, from the one on that is the FIRST.
+    @always: also if that does not pay."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, *, always: bool = False) -> None:
         self.target = target
         self.executions = 0
         self._noted: Noted | None = None
         self._machine: Any = None
         self._running: Any = None
         self._again = 0  # the next execution that is repeated from boot
-        self._impossible = False
+        self._impossible = not (always or target.needs_machine)
 
     def execute(self, run: Recording) -> Outcome:
         """One run from boot, or as if from boot, to the oracles."""
@@ -260,7 +276,7 @@ class Stage:
                 return self.target.execute(run)
             return self.target.execute(run, before_tasks=self._note)
         if self.executions == self._again:
-            self._again *= 4
+            self._again *= 8
             return self._compare(run)
         return self._rewound(run)
 
