@@ -137,3 +137,60 @@ def test_a_row_of_the_catalogue(capsys):
     [told] = json.loads(capsys.readouterr().out)
     assert told["without"]["right"]
     assert told["with"]["exhausted"]
+
+
+INTERRUPTED = """
+import os, signal
+from mmigrate.explore import Shared
+from mmigrate.machine.conditions import always
+
+seen = []
+
+MACHINE = {"cpus": (0, 0, 0)}
+
+def interrupt(machine):
+    if os.path.exists("press"):
+        seen.append(1)
+        if len(seen) == 100:
+            os.kill(os.getpid(), signal.SIGINT)
+    return True
+
+@always(interrupt)
+def increments(machine):
+    counter = Shared(0, "counter")
+
+    def increment(times):
+        for _ in range(times):
+            counter.store(counter.load() + 1)
+
+    for times in (2, 1, 1):
+        machine.start(increment, times)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", [(), ("--jobs", "2")])
+def test_interrupted_and_gone_on_with(tmp_path, monkeypatch, capsys, jobs):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(INTERRUPTED)
+    search = ["explore", "mine.py:increments", "--json"]
+    assert run(search) == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert whole["estimate"] == whole["executions"] == whole["classes"] > 100
+    assert whole["expected"] > 100
+    Path("press").touch()
+    assert run([*search, "--save", "left.json"]) == 1
+    first = json.loads(capsys.readouterr().out)
+    assert (first["interrupted"], first["exhausted"], first["found"]) == (True, False, False)
+    assert first["executions"] in (98, 99)
+    Path("press").unlink()
+    assert run([*search, "--resume", "left.json", *jobs]) == 0
+    rest = json.loads(capsys.readouterr().out)
+    assert (rest["classes"], rest["exhausted"]) == (whole["classes"], True)
+
+
+def test_an_executor_that_is_none(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(SCENARIOS)
+    assert run(["explore", "mine.py:clean", "--executor", "ray://here"]) == 2
+    assert "names no executor" in capsys.readouterr().err

@@ -184,6 +184,8 @@ def _json(result: Result, file: Path | None) -> dict[str, Any]:
         "interrupted": result.interrupted,
         "exhausted": result.exhausted,
         "bounds": result.bounds,
+        "estimate": None if result.estimate is None else round(result.estimate),
+        "expected": result.expected,
         "seconds": round(result.seconds, 3),
         "schedule": str(file) if file is not None else None,
         "sometimes": result.met,

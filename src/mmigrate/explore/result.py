@@ -37,7 +37,8 @@ class Result:
     """@executions: runs of the scenario, of which @redundant were given up because nothing new
     could follow.  @classes: different interleavings up to the order of independent steps.
     @exhausted: nothing is left to try within @bounds.  @met: each `sometimes`, and in how many
-    executions it was met.  @estimate: executions in all, as far as could be guessed.
+    executions it was met.  @estimate: executions in all, as far as could be guessed; @expected:
+    what was guessed after the first hundred.
     """
 
     scenario: str
@@ -54,6 +55,7 @@ class Result:
     met: dict[str, int]
     version: str
     estimate: float | None = None
+    expected: int | None = None
 
     @property
     def found(self) -> bool:

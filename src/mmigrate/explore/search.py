@@ -29,6 +29,7 @@ from mmigrate.machine.conditions import Condition
 
 STRATEGIES = ("dpor", "dfs", "pct", "random")
 REPORT_EVERY = 0.5  # seconds
+EARLY = 100  # executions, behind which it is guessed for the first time how many there will be
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,7 @@ class Search:
         self.paused = False
         self.shared: dict[str, Any] | None = None  # what is left of a search by several workers
         self.earlier = 0.0  # seconds of the search that is resumed
+        self.expected: int | None = None  # executions in all, after the first EARLY of them
         self._progress = progress
         self._started = perf_counter()
         self._reported = self._started
@@ -219,6 +221,8 @@ class Search:
                 if self.done:
                     return
                 driver.learn(run)
+                if self.executions == EARLY:
+                    self._expect()
                 self.report()
             self.exhausted = driver.ended and driver.complete
             if self.exhausted:
@@ -261,6 +265,10 @@ class Search:
             return float(self.executions)
         share = self.driver.share_done()
         return self.executions / share if share else None
+
+    def _expect(self) -> None:
+        guess = self.estimate()
+        self.expected = None if guess is None else round(guess)
 
     # --- leaving off and going on ---
 
@@ -330,6 +338,7 @@ class Search:
             met=self.met,
             version=mmigrate.__version__,
             estimate=self.estimate(),
+            expected=self.expected,
         )
 
 
