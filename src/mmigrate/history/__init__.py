@@ -18,6 +18,7 @@ from mmigrate.history import (
     flush_before_unlock,
     flush_while_pending,
     hugetlb_entries,
+    isolate_once,
     keep_anon_vma,
     keep_soft_dirty,
     kill_vma_migrate,
@@ -29,6 +30,7 @@ from mmigrate.history import (
     remap_nonlinear,
     rename_hugepage_migration,
     rss_of_remapped,
+    second_look_lets_go,
     skip_temporary_stacks,
     unmapped_no_rmap_walk,
     untouched_destination,
@@ -60,6 +62,8 @@ _ROWS: Final = (
     munlock_counts.ROW,
     flush_before_unlock.ROW,
     one_look_at_pmd.ROW,
+    isolate_once.ROW,
+    second_look_lets_go.ROW,
 )
 
 # The ten commits the project began with, newest first, and then all others.

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from errno import ENOMEM
+from errno import EBUSY, EINVAL, ENOMEM
 
 from mmigrate.errors import ScenarioError
 from mmigrate.linux.include.gfp import MIGRATE_MOVABLE
 from mmigrate.linux.include.kernel import Kernel
-from mmigrate.linux.include.mmzone import Zone
+from mmigrate.linux.include.mmzone import MAX_ORDER, Zone
 from mmigrate.linux.mm import alloc_contig, cma, memory_failure, memory_hotplug, page_isolation
 from mmigrate.linux.mm.page_alloc import page_of_frame
 from mmigrate.linux.mm.page_boot import realise_range
 
+LARGEST_BLOCK = 1 << (MAX_ORDER - 1)  # frames of the largest free block: 4 MiB
 MEMORY_BLOCK = 32768  # frames that go and come together when a whole node does: 128 MiB
 
 
@@ -72,6 +73,8 @@ def alloc_contig_frames(
     kernel: Kernel, start_pfn: int, end_pfn: int, held: list[Contiguous]
 ) -> Contiguous:
     """See `Machine.alloc_contig`."""
+    if any(zone.zone_start_pfn <= start_pfn < zone.end_pfn for zone in _empty_zones(kernel)):
+        _checked(-EBUSY)  # out of use, all of the zone
     if page_isolation.zone_of_frame(kernel, start_pfn) is None or end_pfn <= start_pfn:
         raise ScenarioError(f"frames {start_pfn} to {end_pfn} are not a range of this machine")
     _checked(alloc_contig.alloc_contig_range(kernel, start_pfn, end_pfn, MIGRATE_MOVABLE))
@@ -83,8 +86,14 @@ def alloc_contig_frames(
     return taken
 
 
+def _empty_zones(kernel: Kernel) -> list[Zone]:
+    return [zone for node in kernel.nodes for zone in node.empty_zones]
+
+
 def offline(kernel: Kernel, what: int | range) -> None:
     """See `Machine.offline`."""
+    if isinstance(what, range) and _cuts_free_block(kernel, what):
+        _checked(-EINVAL)
     for first, last in _ranges(kernel, what, False):
         _checked(memory_hotplug.offline_pages(kernel, first, last - first))
 
@@ -102,6 +111,18 @@ def soft_offline(kernel: Kernel, pfn: int) -> None:
         raise ScenarioError(f"there is no frame {pfn} in use or free")
     realise_range(zone, pfn, pfn + 1)
     _checked(memory_failure.soft_offline_page(page_of_frame(zone, pfn), 0))
+
+
+def _cuts_free_block(kernel: Kernel, frames: range) -> bool:
+    """Whether a free block may lie across the start or the end.  The kernel's memory blocks are
+    so large that none ever does, and it relies on that."""
+    zone = page_isolation.zone_of_frame(kernel, frames.start)
+    if zone is None:
+        return False
+    return any(
+        border % LARGEST_BLOCK and border not in (zone.zone_start_pfn, zone.end_pfn)
+        for border in (frames.start, frames.stop)
+    )
 
 
 def _ranges(kernel: Kernel, what: int | range, coming: bool) -> list[tuple[int, int]]:

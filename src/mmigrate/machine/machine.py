@@ -509,7 +509,7 @@ class Machine:
         stay out of use.
 
         Raises OSError: EBUSY, EAGAIN or ENOMEM if something does not move, EINVAL if the range
-        is not made of pageblocks of one zone.  ScenarioError: there is no such node.
+        is not made of blocks of 4 MiB of one zone.  ScenarioError: there is no such node.
         """
         offline(self.kernel, what)
 

@@ -95,6 +95,28 @@ def test_huge_pages_are_split_and_move():
     assert machine.check() == []
 
 
+def test_frames_out_of_use_are_not_handed_out():
+    machine, app, heap = two_nodes(pages=20)
+    _, frames = ranges(machine)
+    machine.offline(frames)
+    assert failing(machine.alloc_contig, frames.start, frames.stop) == EBUSY
+    machine.offline(1)
+    assert failing(machine.alloc_contig, frames.start, frames.stop) == EBUSY
+    is_whole(machine, app, heap)
+
+
+def test_a_cgroup_made_while_a_node_is_out_of_use_has_lists_there():
+    machine, app, heap = two_nodes()
+    machine.offline(1)
+    app.join(machine.cgroup("group"))
+    machine.online(1)
+    more = app.mmap(pages=4)
+    app.mbind(more, "bind", [1])
+    app.touch(more)
+    assert app.placement(more) == {1: 4}
+    is_whole(machine, app, heap)
+
+
 # --- a range ---
 
 
@@ -122,12 +144,33 @@ def test_a_range_goes_and_its_frames_are_reserved():
     is_whole(machine, app, heap)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_two_take_a_range_out_of_use_and_back(seed):
+    machine, app, heap = two_nodes(pages=20)
+    zone, frames = ranges(machine)
+    for call in (machine.offline, machine.online):
+        both = [machine.start(call, frames) for _ in range(2)]
+        machine.run(seed)
+        failed = [each.result for each in both if each.result is not None]
+        assert [error.errno for error in failed] == [EINVAL]
+        is_whole(machine, app, heap)
+    assert zone.present_pages == 4096
+
+
 @pytest.mark.parametrize("odd", [range(1, 512), range(512, 512), range(1 << 30, (1 << 30) + 512)])
 def test_not_a_range_of_pageblocks(odd):
     machine, app, heap = two_nodes()
     assert failing(machine.offline, odd) == EINVAL
     with pytest.raises(ScenarioError, match="no node 7"):
         machine.offline(7)
+    is_whole(machine, app, heap)
+
+
+def test_nor_a_range_that_cuts_a_free_block():
+    machine, app, heap = two_nodes()
+    zone, frames = ranges(machine)
+    assert failing(machine.offline, range(frames.start, frames.start + 512)) == EINVAL
+    assert failing(machine.offline, range(zone.end_pfn - 512, zone.end_pfn)) == EINVAL
     is_whole(machine, app, heap)
 
 
@@ -179,8 +222,8 @@ def test_unmovable_memory_keeps_its_range():
     machine, app, heap = two_nodes(pages=20)
     with app.running():
         page = page_alloc.alloc_pages_node(machine.kernel, 1, GFP_KERNEL, 0)
-        start = page.pfn & ~511
-        assert failing(machine.offline, range(start, start + 512)) == EBUSY
+        start = page.pfn & ~1023
+        assert failing(machine.offline, range(start, start + 1024)) == EBUSY
         swap.put_page(page)
     is_whole(machine, app, heap)
 
@@ -188,8 +231,8 @@ def test_unmovable_memory_keeps_its_range():
 def test_pages_of_a_balloon_do_not_go():
     machine, app, heap = two_nodes(pages=20)
     machine.balloon.inflate(200)
-    start = machine.balloon.given[0] & ~511
-    assert failing(machine.offline, range(start, start + 512)) == EBUSY
+    start = machine.balloon.given[0] & ~1023
+    assert failing(machine.offline, range(start, start + 1024)) == EBUSY
     assert machine.balloon.pages == 200
     is_whole(machine, app, heap)
 

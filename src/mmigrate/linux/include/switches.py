@@ -80,6 +80,8 @@ HUGE_FAULT_TRIES_LOCK: Final = "0f792cf949a0"
 HUGE_PROTECT_KNOWS_ENTRIES: Final = "a8bda28d87c3"
 HUGE_UNMAP_KNOWS_ENTRIES: Final = "9fbc1f635fd0"
 HUGE_SLOT_MAY_BE_ENTRY: Final = "4e666314d286"
+ISOLATE_ONCE: Final = "2c7452a075d4"
+SECOND_LOOK_LETS_GO: Final = "second-look-lets-go"
 
 SWITCHES: Final[dict[str, Switch]] = {
     KILL_VMA_MIGRATE: Switch("vm_area_operations: kill ->migrate()", "v3.19"),
@@ -181,6 +183,10 @@ SWITCHES: Final[dict[str, Switch]] = {
     HUGE_UNMAP_KNOWS_ENTRIES: Switch(
         "mm/hugetlb: add migration entry check in __unmap_hugepage_range", "v4.0"
     ),
+    ISOLATE_ONCE: Switch(
+        "mm/page_isolation.c: make start_isolate_page_range() fail if already isolated", "v4.17"
+    ),
+    SECOND_LOOK_LETS_GO: Switch("mm/hwpoison: fix page refcount of unknown non LRU page", "v4.2"),
     ONE_LOOK_AT_PMD: Switch(
         "mm, numa: fix bad pmd by atomically check for pmd_trans_huge when marking page tables "
         "prot_numa",

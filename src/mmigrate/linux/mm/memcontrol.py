@@ -151,7 +151,7 @@ class MemcgState:
 
     def __init__(self, kernel: Kernel) -> None:
         self.root = MemCgroup(kernel, "/", 1, None)
-        self.root.lruvecs = {zone: zone.lruvec for node in kernel.nodes for zone in node.node_zones}
+        self.root.lruvecs = {zone: zone.lruvec for zone in _all_zones(kernel)}
         self.groups: dict[int, MemCgroup] = {1: self.root}  # by css_id
         self.next_id = 2
         self.stocks = [Stock() for _ in kernel.cpus]
@@ -171,6 +171,11 @@ def state(kernel: Kernel) -> MemcgState:
 # --- groups ---
 
 
+def _all_zones(kernel: Kernel) -> list[Zone]:
+    """Also those that are out of use for now."""
+    return [zone for node in kernel.nodes for zone in (*node.node_zones, *node.empty_zones)]
+
+
 def mem_cgroup_create(kernel: Kernel, name: str, parent: MemCgroup | None = None) -> MemCgroup:
     """A new group, by default below the root; the first one switches charging on
     (mm/memcontrol.c: mem_cgroup_css_alloc, mem_cgroup_css_online)."""
@@ -180,7 +185,7 @@ def mem_cgroup_create(kernel: Kernel, name: str, parent: MemCgroup | None = None
     above = parent or groups.root
     memcg = MemCgroup(kernel, name, groups.next_id, above)
     groups.next_id += 1
-    memcg.lruvecs = {zone: Lruvec(zone) for node in kernel.nodes for zone in node.node_zones}
+    memcg.lruvecs = {zone: Lruvec(zone) for zone in _all_zones(kernel)}
     groups.groups[memcg.css_id] = memcg
     above.children.append(memcg)
     if above is not groups.root:

@@ -20,6 +20,7 @@ from mmigrate.linux.include.mm_types import Page
 from mmigrate.linux.include.mmzone import Zone
 from mmigrate.linux.include.pgtable import PAGE_SIZE
 from mmigrate.linux.include.sched import Task, capable
+from mmigrate.linux.include.switches import SECOND_LOOK_LETS_GO
 from mmigrate.linux.include.vmstat import NR_ISOLATED_ANON
 from mmigrate.linux.kernel.page_flags import (
     PageAnon,
@@ -78,6 +79,9 @@ def get_any_page(page: Page, flags: int) -> int:
         shake_page(page)
         ret = _get_any_page_once(page, 0)
         if not PageLRU(page):
+            # Quirk: the reference of the second look stays.
+            if ret == 1 and page.zone.kernel.has(SECOND_LOOK_LETS_GO):
+                swap.put_page(compound_head(page))
             return -EIO
     return ret
 

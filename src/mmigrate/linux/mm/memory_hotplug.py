@@ -162,10 +162,12 @@ def offline_pages(kernel: Kernel, start_pfn: int, nr_pages: int) -> int:
     end_pfn = start_pfn + nr_pages
     if nr_pages <= 0 or start_pfn % PAGEBLOCK_NR_PAGES or end_pfn % PAGEBLOCK_NR_PAGES:
         return -EINVAL
-    zone = page_isolation.zone_of_frame(kernel, start_pfn)
-    if zone is None or end_pfn > zone.end_pfn:
-        return -EINVAL
     with mem_hotplug_begin(kernel):
+        zone = page_isolation.zone_of_frame(kernel, start_pfn)
+        if zone is None or end_pfn > zone.end_pfn:
+            return -EINVAL
+        if any(first < end_pfn and start_pfn < last for first, last in zone.offline):
+            return -EINVAL  # the state of the memory block, in drivers/base/memory.c
         if zone.zone_idx <= ZONE_NORMAL and not _can_offline_normal(zone, nr_pages):
             return -EINVAL
         ret = page_isolation.start_isolate_page_range(
@@ -254,10 +256,12 @@ def online_pages(kernel: Kernel, start_pfn: int, nr_pages: int) -> int:
     Differs: memory is freed in largest blocks, not page by page.
     """
     end_pfn = start_pfn + nr_pages
-    zone = _zone_with_offline(kernel, start_pfn, end_pfn)
-    if zone is None or start_pfn % PAGEBLOCK_NR_PAGES or end_pfn % PAGEBLOCK_NR_PAGES:
+    if start_pfn % PAGEBLOCK_NR_PAGES or end_pfn % PAGEBLOCK_NR_PAGES:
         return -EINVAL
     with mem_hotplug_begin(kernel):
+        zone = _zone_with_offline(kernel, start_pfn, end_pfn)
+        if zone is None:
+            return -EINVAL
         ret = memory_notify(kernel, MEM_GOING_ONLINE, start_pfn, nr_pages)
         if ret:
             memory_notify(kernel, MEM_CANCEL_ONLINE, start_pfn, nr_pages)

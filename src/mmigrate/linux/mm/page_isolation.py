@@ -28,6 +28,7 @@ from mmigrate.linux.include.mmzone import (
     ZONE_MOVABLE,
     Zone,
 )
+from mmigrate.linux.include.switches import ISOLATE_ONCE
 from mmigrate.linux.kernel.page_flags import PageHWPoison, PageLRU
 from mmigrate.linux.kernel.page_ref import PageBuddy, page_count
 from mmigrate.linux.kernel.spinlock import spin_lock
@@ -81,10 +82,16 @@ def has_unmovable_pages(zone: Zone, start: int, count: int, skip_hwpoisoned: boo
 
 def set_migratetype_isolate(zone: Zone, pfn: int, skip_hwpoisoned: bool) -> int:
     """Isolate the pageblock of a frame; 0 or -EBUSY
-    (mm/page_isolation.c: set_migratetype_isolate)."""
+    (mm/page_isolation.c: set_migratetype_isolate).
+
+    Known defect of v3.19: two may isolate the same block, which the zone then counts twice.
+    """
     kernel = zone.kernel
     start = pfn & ~(PAGEBLOCK_NR_PAGES - 1)
     with spin_lock(zone.lock):
+        isolated = page_alloc.get_pageblock_migratetype(zone, pfn) == MIGRATE_ISOLATE
+        if isolated and kernel.has(ISOLATE_ONCE):
+            return -EBUSY  # it is somebody else's
         page_boot.realise_range(zone, start, start + PAGEBLOCK_NR_PAGES)
         offered = sum(offer(start, PAGEBLOCK_NR_PAGES) for offer in kernel.memory_isolate_chain)
         if has_unmovable_pages(zone, start, offered, skip_hwpoisoned):
