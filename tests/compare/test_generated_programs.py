@@ -11,7 +11,8 @@ def test_a_seed_is_a_program():
 
 def test_programs_are_scenarios_that_the_model_answers(tmp_path):
     file = tmp_path / "programs.py"
-    file.write_text(scenario_file({f"p{n}": generate(n) for n in range(30)}, "Programs."))
+    programs = {f"p{n}": generate(n, more=n % 2 == 1) for n in range(40)}
+    file.write_text(scenario_file(programs, "Programs."))
     for kernel in ("v3.19", "v6.12"):
         for case in load_cases([str(file)]):
             (answer,) = allowed_answers(case, kernel).answers

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from mmigrate.check.view import View
 from mmigrate.errors import Violation
-from mmigrate.linux.include.mm_types import AnonVma, Page
+from mmigrate.linux.include.mm_types import Page
 from mmigrate.linux.include.page_flags import PG_head, PG_lru, PG_writeback
 from mmigrate.linux.include.pgtable import HPAGE_PMD_NR
 from mmigrate.linux.mm import memcontrol_v316
@@ -123,7 +123,7 @@ def group_statistics(view: View) -> Iterator[Violation]:
     found: dict[int, Counter[str]] = {css_id: Counter() for css_id in groups.groups}
     for page, memcg in _charged(view):
         counts = found.setdefault(memcg.css_id, Counter())
-        anon = isinstance(page.mapping, AnonVma)
+        anon = page.mapping is not None and page.mapping.anon
         counts["rss" if anon else "cache"] += _size(page)
         counts["rss_huge"] += _size(page) if page.flags & PG_head else 0
         counts["writeback"] += bool(page.flags & PG_writeback)

@@ -23,6 +23,13 @@ def command(
     ],
     programs: Annotated[int, typer.Option(min=1, help="How many.")] = 100,
     seed: Annotated[int, typer.Option(min=0, help="Of the first; the others follow.")] = 0,
+    more: Annotated[
+        bool,
+        typer.Option(
+            "--more",
+            help="With huge pages, merging, soft offline, compaction and memory cgroups too.",
+        ),
+    ] = False,
     nodes: Annotated[
         str | None, typer.Option(help="Memory of each node of the guest, such as 512M,512M,0.")
     ] = None,
@@ -45,7 +52,7 @@ def command(
 
     \b
     Example:  mmigrate fuzz --kernel /boot/vmlinuz-6.1.0-56-amd64 --programs 500 --seed 1
-              mmigrate fuzz --kernel host --programs 20
+              mmigrate fuzz --kernel host --programs 20 --more
 
     \b
     Exit code: 0 all the same; 1 a difference; 2 bad input; 3 no QEMU, no permission
@@ -55,7 +62,7 @@ def command(
     different: list[tuple[Program, Verdict]] = []
     kept: list[Path] = []
     with output.progress() as show:
-        for program, verdict in fuzz(side, programs, seed, show):
+        for program, verdict in fuzz(side, programs, seed, show, more):
             report.verdicts.append(verdict)
             if verdict.outcome == "different":
                 different.append((program, verdict))

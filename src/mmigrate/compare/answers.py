@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
-from mmigrate.errors import ScenarioError
+from mmigrate.errors import Missing, ScenarioError
 from mmigrate.observe import Counters, plain
 
 Answer = dict[str, Any]
@@ -102,6 +102,8 @@ def observe_many(file: str, names: list[str]) -> dict[str, Any]:
             try:
                 seen = answer(getattr(module, name), Watched(machine))
                 outcomes[name] = {"answers": [(seen, 1)]}
+            except Missing as error:
+                outcomes[name] = {"missing": str(error)}
             except (OSError, ScenarioError) as error:
                 outcomes[name] = {"error": f"{type(error).__name__}: {error}"}
             for process in list(machine.processes):

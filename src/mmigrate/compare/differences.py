@@ -31,13 +31,7 @@ class Difference:
 _WHOLE = "a huge page moves as a whole, where the model splits it, as all kernels before v4.14 did"
 _WHOLE_COMMIT = "e8db67eb0ded"
 
-_COUNTED = "a huge page of hugetlbfs counts as the 512 pages that it has; it was one"
-
 TABLE: Final[tuple[Difference, ...]] = (
-    Difference("huge_pages:hugetlb_head", ("(migrations)",), "v6.1", _COUNTED),
-    Difference("huge_pages:hugetlb_migrate_pages", ("(migrations)",), "v6.1", _COUNTED),
-    Difference("huge_pages:hugetlb_mbind_move", ("(migrations)",), "v6.1", _COUNTED),
-    Difference("huge_pages:hugetlb_forked", ("(migrations)",), "v6.1", _COUNTED),
     Difference(
         "huge_pages:hugetlb_no_room",
         ("move", "after", "(migrations)"),

@@ -37,9 +37,13 @@ def compare_programs(side: Side, programs: dict[str, Program]) -> Iterator[tuple
             yield name, judge(cases[name], told, side.model, side.release)
 
 
-def fuzz(side: Side, count: int, seed: int, report: Progress) -> Iterator[tuple[Program, Verdict]]:
-    """@count programs, of seed @seed and the following; each with its verdict."""
-    programs = {f"program_{number}": generate(number) for number in range(seed, seed + count)}
+def fuzz(
+    side: Side, count: int, seed: int, report: Progress, more: bool = False
+) -> Iterator[tuple[Program, Verdict]]:
+    """@count programs, of seed @seed and the following; each with its verdict.  @more: with what
+    `generate` calls more."""
+    numbers = range(seed, seed + count)
+    programs = {f"program_{number}": generate(number, more) for number in numbers}
     for done, (name, verdict) in enumerate(compare_programs(side, programs)):
         report(name, done, count)
         yield programs[name], verdict

@@ -14,7 +14,8 @@ from typing import Any, Final
 
 PAGES: Final = 8
 NODES: Final = 3
-_NAME: Final = re.compile(r"\b(?:p|a|f)\d+\b")
+HUGE: Final = 2 << 20  # bytes of a huge page
+_NAME: Final = re.compile(r"\b(?:p|a|f|h|g)\d+\b")
 
 HEAD: Final = '''\
 """{title}"""
@@ -27,6 +28,24 @@ MACHINE = {{"nodes": (MiB(64), MiB(64), MiB(64), 0)}}
 
 def _pin(pins, process, where, write):
     pins.append(process.pin(where, write=write))
+
+
+def _pools(machine):
+    for node in range(3):
+        machine.hugepages(0, node=node)  # what is left of others may be dirty
+        machine.hugepages(4, node=node)
+
+
+def _merge(machine):
+    machine.ksm_scan()
+
+
+def _huge_state(process, area):
+    return [
+        attempt(process.move_pages, [area.start]),
+        [attempt(process.read, area.start + offset, 8) for offset in (0, 5000, 2000000)],
+        areas(process, area),
+    ]
 
 
 def _state(process, area):
@@ -75,12 +94,15 @@ class Program:
             if step in files:
                 continue
             if step.defines:
-                lines.append(f"    {step.text}")
+                lines.append(f"    {step.text}".replace("NAME", name))
             else:
                 subject = step.text.split(",")[0]
                 lines.append(f'    seen["{number} {subject}"] = attempt({step.text})')
         for process, area in self._views():
-            lines.append(f'    seen["{process} {area}"] = _state({process}, {area})')
+            state = "_huge_state" if area.startswith("h") else "_state"
+            lines.append(f'    seen["{process} {area}"] = {state}({process}, {area})')
+        if any(step.text == "machine.compact" for step in self.steps):
+            lines.append('    seen["(migrations)"] = "of others too"')
         lines += ["    for pin in pins:", "        attempt(pin.release)", "    return seen"]
         return "\n".join(lines) + "\n"
 
@@ -92,7 +114,7 @@ class Program:
                 views[fork[1]] = list(views.get(fork[2], ()))
             elif made := re.match(r"(p\d+) = ", step.text):
                 views[made[1]] = []
-            elif mapped := re.match(r"(a\d+) = (p\d+)\.mmap", step.text):
+            elif mapped := re.match(r"([ah]\d+) = (p\d+)\.mmap", step.text):
                 views[mapped[2]].append(mapped[1])
             elif ended := re.match(r"(p\d+)\.exit", step.text):
                 views.pop(ended[1], None)
@@ -119,20 +141,22 @@ class _Writer:
     far a file is read ahead are settings.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, kinds: _Kinds) -> None:
         self.random = random.Random(seed)
+        self.kinds, self.weights = zip(*kinds, strict=True)
         self.steps: list[Step] = []
         self.views: dict[str, list[str]] = {}  # areas of each process that lives
-        self.counts = {"p": 0, "a": 0, "f": 0}
+        self.counts = {"p": 0, "a": 0, "f": 0, "h": 0, "g": 0}
         self.users: set[str] = set()  # processes that are not root's
         self.shared: set[str] = set()  # areas of files and shared memory
+        self.transparent: set[str] = set()  # areas of a transparent huge page
+        self.pooled: set[str] = set()  # areas of a huge page of hugetlb
 
     def program(self) -> Program:
         self.process()
         self.map()
         for _ in range(self.random.randint(4, 22)):
-            kinds, weights = zip(*_KINDS, strict=True)
-            self.random.choices(kinds, weights)[0](self)
+            self.random.choices(self.kinds, self.weights)[0](self)
         return Program(tuple(self.steps))
 
     # definitions
@@ -182,7 +206,8 @@ class _Writer:
             self.shared.add(area)
 
     def fork(self) -> None:
-        if len(self.views) < 3:
+        # A store to a shared huge page copies all of it, or in later kernels the base page only.
+        if len(self.views) < 3 and not self.transparent:
             process = self.any_process()
             child = self._define("p", f"{process}.fork()")
             self.views[child] = list(self.views[process])
@@ -200,10 +225,17 @@ class _Writer:
     def any_process(self) -> str:
         return self.random.choice(list(self.views))
 
-    def any_area(self) -> tuple[str, str]:
-        """A process that has areas, and one of them."""
-        process = self.random.choice([p for p, areas in self.views.items() if areas] or ["p0"])
-        return process, self.random.choice(self.views.get(process) or ["a0"])
+    def any_area(self, letter: str = "a") -> tuple[str, str]:
+        """A process that has areas, and one of them; @letter: "h" for a huge page."""
+        found = [
+            (process, area)
+            for process, areas in self.views.items()
+            for area in areas
+            if area.startswith(letter)
+        ]
+        process = self.random.choice([process for process, _ in found] or ["p0"])
+        areas = [area for owner, area in found if owner == process]
+        return process, self.random.choice(areas or [f"{letter}0"])
 
     def part(self, area: str) -> str:
         if self.random.random() < 0.3:
@@ -319,8 +351,72 @@ class _Writer:
     def cpu(self) -> None:
         self.steps.append(Step(f"{self.any_process()}.on_cpu, {self.random.randrange(NODES)}"))
 
+    # huge pages, merging, and what else moves pages
 
-_KINDS: Final[tuple[tuple[Callable[[_Writer], None], float], ...]] = (
+    def map_huge(self) -> None:
+        """A transparent huge page, or one of hugetlb out of a pool that has some on each node."""
+        process = self.any_process()
+        if self.counts["h"] >= 2 or process in self.users:
+            return
+        pooled = self.random.random() < 0.6
+        if not pooled and (len(self.views) > 1 or self.counts["p"] > 1):
+            return
+        if pooled and not self.pooled:
+            self._see("_pools, machine")
+        place = f"at={40 + self.counts['h']} << 32"
+        options = f", hugetlb={HUGE}" if pooled else ""
+        area = self._define("h", f"{process}.mmap({HUGE}, {place}{options})")
+        self.views[process].append(area)
+        (self.pooled if pooled else self.transparent).add(area)
+        if not pooled:
+            self._see(f"{process}.madvise, {area}, 14")
+            self._see(f'{process}.write, {area}.start, b"huge"')
+
+    def use_huge(self) -> None:
+        process, area = self.any_area("h")
+        if area not in self.pooled | self.transparent:
+            return
+        offset = self.random.choice((0, 5000, 2000000))
+        policy = self._policy(area).replace("interleave", "bind")
+        calls = [
+            f'{process}.write, {area}.start + {offset}, b"huge"',
+            f'{process}.write, {area}.start + {offset}, b"large"',
+            f"{process}.read, {area}.start + {offset}, 8",
+            f"{process}.mbind, {area}, {policy}, flags={self.random.choice((0, 2, 2, 2))}",
+            f"{process}.migrate_pages, {self.node_set()}, {self.node_set()}",
+            f'{process}.mprotect, {area}, "{self.random.choice(("r", "rw", "rw"))}"',
+        ]
+        if area in self.pooled:
+            head = f"{process}.move_pages, [{area}.start], [{self.node()}]"
+            calls += 4 * [f"{head}, flags={self.random.choice((2, 2, 4, 0))}"]
+        self._see(self.random.choice(calls))
+
+    def merge(self) -> None:
+        process, area = self.any_area()
+        if area not in self.shared:
+            self._see(f"{process}.madvise, {self.part(area)}, {self.random.choice((12, 12, 13))}")
+            if self.random.random() < 0.6:
+                self._see("_merge, machine")
+
+    def soft_offline(self) -> None:
+        process, area = self.any_area()
+        if process not in self.users and area not in self.shared:
+            page = self.random.randrange(PAGES)
+            self._see(f"{process}.madvise, {area}[{page}:{page + 1}], 101")
+
+    def compact(self) -> None:
+        self._see("machine.compact")
+
+    def group(self) -> None:
+        process = self.any_process()
+        if self.counts["g"] < 2:
+            self._define("g", f'machine.cgroup("NAME-{self.counts["g"]}")')
+        self._see(f"{process}.join, g{self.random.randrange(self.counts['g'])}")
+
+
+_Kinds = tuple[tuple[Callable[[_Writer], None], float], ...]
+
+_KINDS: Final[_Kinds] = (
     (_Writer.process, 0.7),
     (_Writer.map, 2),
     (_Writer.fork, 1.5),
@@ -342,9 +438,21 @@ _KINDS: Final[tuple[tuple[Callable[[_Writer], None], float], ...]] = (
 )
 
 
-def generate(seed: int) -> Program:
-    """The program of a seed."""
-    return _Writer(seed).program()
+# Not on every kernel and computer, and slower.
+_MORE: Final[_Kinds] = (
+    (_Writer.map_huge, 3),
+    (_Writer.use_huge, 8),
+    (_Writer.merge, 3),
+    (_Writer.soft_offline, 1),
+    (_Writer.compact, 0.3),
+    (_Writer.group, 1),
+)
+
+
+def generate(seed: int, more: bool = False) -> Program:
+    """The program of a seed.  @more: with huge pages, merging, soft offline, compaction and
+    cgroups too."""
+    return _Writer(seed, _KINDS + _MORE if more else _KINDS).program()
 
 
 # --- making small ---

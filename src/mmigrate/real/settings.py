@@ -6,13 +6,14 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from mmap import MADV_MERGEABLE, MAP_PRIVATE, mmap
 from pathlib import Path
 from typing import Final
 
 from mmigrate.errors import Missing
 from mmigrate.real.nodes import shorten_cpu_lists, usable_memory
 from mmigrate.real.undo import Undo
-from mmigrate.units import MiB
+from mmigrate.units import PAGE_SIZE, MiB
 
 DISPOSABLE: Final = "MMIGRATE_DISPOSABLE"  # set in a guest that will be thrown away
 THP: Final = Path("/sys/kernel/mm/transparent_hugepage")
@@ -97,10 +98,13 @@ class Settings:
         self.set(KSM / "sleep_millisecs", "0", what)
         self.set(KSM / "run", "1", what)
         merged = ""
-        self._scans(KSM / "full_scans", 2, what)
-        while (now := (KSM / "pages_sharing").read_text()) != merged:
-            merged = now
-            self._scans(KSM / "full_scans", 1, what)
+        with mmap(-1, PAGE_SIZE, MAP_PRIVATE) as page:  # ksmd sleeps if there is nothing at all
+            page.write(os.urandom(PAGE_SIZE))
+            page.madvise(MADV_MERGEABLE)
+            self._scans(KSM / "full_scans", 2, what)
+            while (now := (KSM / "pages_sharing").read_text()) != merged:
+                merged = now
+                self._scans(KSM / "full_scans", 1, what)
         self._write(KSM / "run", "0", what)
 
     def _scans(self, counter: Path, number: int, what: str) -> None:

@@ -1,4 +1,5 @@
-"""Copies on write of kernels after v3.19: who has a reference counts, not who maps the page."""
+"""Copies on write, and what is counted, in kernels after v3.19: there references count, not
+who maps the page."""
 
 import pytest
 
@@ -71,4 +72,44 @@ def test_untouched_memory_that_is_made_read_only_is_not_accounted(kernel, areas)
     app.mprotect(heap[2:4], "rw")
     app.mprotect(heap[2:4], "r")
     assert len([vma for vma in app.mm.mmap if vma.vm_start >= heap.start]) == areas
+    assert machine.check() == []
+
+
+@pytest.mark.parametrize(("more", "copied"), [((), False), (("2fbb0c10d1e8",), True)])
+def test_a_page_that_was_just_unlocked_has_a_reference_more(more, copied):
+    machine, app, heap = booted((*OF_2022, *more))
+    app.mlock(heap)
+    child = app.fork()
+    app.write(heap.start, b"new")  # the child's page is unlocked by that
+    child.set_mempolicy("bind", [1])
+    child.write(heap.start, b"kid")
+    assert child.placement(heap) == ({1: 1} if copied else {0: 1})
+    assert machine.check() == []
+    machine.drain_pagevecs()
+    assert machine.check() == []
+
+
+def test_so_many_are_let_go_of_together():
+    machine = Machine(nodes=(MiB(64),) * 2, backports=(*OF_2022, "2fbb0c10d1e8"))
+    app = machine.process("app")
+    heap = app.mmap(pages=16)
+    app.mlock(heap)
+    child = app.fork()
+    app.touch(heap)
+    child.set_mempolicy("bind", [1])
+    child.touch(heap)
+    assert child.placement(heap) == {0: 15, 1: 1}
+    assert machine.check() == []
+
+
+@pytest.mark.parametrize(("backports", "count"), [((), 1), (("b5bade978e9b",), 512)])
+def test_a_huge_page_of_hugetlb_counts_as_one_or_in_full(backports, count):
+    machine = Machine(nodes=(MiB(64),) * 2, backports=backports)
+    for node in 0, 1:
+        machine.hugepages(1, node=node)
+    app = machine.process("app")
+    huge = app.mmap(MiB(2), hugetlb=MiB(2))
+    app.touch(huge)
+    assert app.move_pages([huge.start], 1).status == (1,)
+    assert machine.vmstat["pgmigrate_success"] == count
     assert machine.check() == []

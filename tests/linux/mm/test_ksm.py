@@ -249,3 +249,36 @@ def test_memory_that_goes_away_is_forgotten():
     assert twins.counters() == (1, 1, 0)
     ksm.ksm_check_stable_tree(kernel, page.pfn, page.pfn + 1)
     assert twins.counters() == (0, 0, 0)
+
+
+# --- later kernels ---
+
+
+@pytest.mark.parametrize(("kernel", "merged"), [("v3.19", True), ("v6.1", False), ("v6.5", True)])
+def test_pages_without_access_were_not_merged_for_a_while(kernel, merged):
+    machine = Machine(nodes=(MiB(64),), kernel=kernel)
+    app = machine.process("app")
+    heap = app.mmap(pages=2)
+    app.touch(heap)
+    app.madvise(heap, MADV_MERGEABLE)
+    app.mprotect(heap, "")
+    machine.ksm_scan()
+    app.mprotect(heap, "rw")
+    assert (len({word & (1 << 55) - 1 for word in app.pagemap(heap)}) == 1) == merged
+    assert machine.check() == []
+
+
+@pytest.mark.parametrize(("kernel", "merged"), [("v3.19", True), ("v6.1", False)])
+def test_a_pinned_page_that_is_clean_in_its_pte(kernel, merged):
+    machine = Machine(nodes=(MiB(64),) * 2, kernel=kernel)
+    app = machine.process("app")
+    heap = app.mmap(pages=2)
+    app.touch(heap)
+    pin = app.pin(heap[0:1])
+    app.move_pages(heap[0:1], 1)  # fails, and leaves the pte clean
+    app.mprotect(heap, "r")
+    app.madvise(heap, MADV_MERGEABLE)
+    machine.ksm_scan()
+    assert (len({word & (1 << 55) - 1 for word in app.pagemap(heap)}) == 1) == merged
+    pin.release()
+    assert machine.check() == []

@@ -545,3 +545,16 @@ def test_no_interleaving_loses_a_charge(scenario, without, bound):
     result = explore(scenario, without=without, max_executions=bound or 2000)
     assert not result.found, str(result)
     assert result.exhausted is (bound is None)
+
+
+def test_a_merged_page_is_anonymous_memory_of_its_group():
+    machine = Machine(nodes=(MiB(64),))
+    group = machine.cgroup("group")
+    app = machine.process("app")
+    app.join(group)
+    heap = app.mmap(pages=4)
+    app.madvise(heap, 12)
+    app.touch(heap)
+    machine.ksm_scan()
+    assert (group.stat["rss"], group.stat["cache"]) == (4096, 0)
+    assert machine.check() == []

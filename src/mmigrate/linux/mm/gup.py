@@ -53,6 +53,7 @@ from mmigrate.linux.include.pgtable import (
     pte_write,
 )
 from mmigrate.linux.include.sched import Task
+from mmigrate.linux.include.switches import PROTNONE_FOLLOWED_AGAIN, PROTNONE_NOT_FOLLOWED
 from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.atomic import READ_ONCE
 from mmigrate.linux.kernel.page_flags import (
@@ -114,6 +115,17 @@ def follow_page(vma: Vma, addr: int, flags: int) -> Page | int | None:
             huge_memory.wait_split_huge_page(vma.anon_vma, pmds, addr)
     pmd = pmd_get(pmds, addr)
     return _follow_page_pte(vma, addr, pmd, flags) if type(pmd) is PageTable else None
+
+
+def hides_pages(vma: Vma) -> bool:
+    """Whether `follow_page` of later kernels finds nothing: the area gives no access, and its ptes
+    are taken for those that NUMA balancing has marked."""
+    kernel = vma.vm_mm.kernel
+    return (
+        not vma.vm_flags & (VM_READ | VM_WRITE | VM_EXEC)
+        and kernel.has(PROTNONE_NOT_FOLLOWED)
+        and not kernel.has(PROTNONE_FOLLOWED_AGAIN)
+    )
 
 
 def _no_page_table(vma: Vma, flags: int) -> int | None:

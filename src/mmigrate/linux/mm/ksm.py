@@ -46,6 +46,7 @@ from mmigrate.linux.include.mm import (
     VM_SHARED,
 )
 from mmigrate.linux.include.mm_types import Mm, Page, Vma
+from mmigrate.linux.include.page_flags import PG_anon_shared
 from mmigrate.linux.include.pgtable import (
     PAGE_SIZE,
     pte_dirty,
@@ -53,6 +54,7 @@ from mmigrate.linux.include.pgtable import (
     pte_write,
     pte_wrprotect,
 )
+from mmigrate.linux.include.switches import REMEMBER_EXCLUSIVE
 from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.area import vma_flags
 from mmigrate.linux.kernel.atomic import READ_ONCE, WRITE_ONCE, atomic_inc
@@ -230,6 +232,10 @@ def ksm_madvise(vma: Vma, start: int, end: int, advice: int, vm_flags: int) -> t
 # --- undoing ---
 
 
+def _follow_page(vma: Vma, addr: int, flags: int) -> Page | int | None:
+    return None if gup.hides_pages(vma) else gup.follow_page(vma, addr, flags)
+
+
 def break_ksm(vma: Vma, addr: int) -> int:
     """Copy a merged page as a store would, and wait for migration first; 0 or -ENOMEM
     (mm/ksm.c: break_ksm)."""
@@ -237,7 +243,7 @@ def break_ksm(vma: Vma, addr: int) -> int:
     ret = 0
     while not ret & done:
         sched.cond_resched()
-        page = gup.follow_page(vma, addr, FOLL_GET | FOLL_MIGRATION)
+        page = _follow_page(vma, addr, FOLL_GET | FOLL_MIGRATION)
         if not isinstance(page, Page):
             break
         if PageKsm(page):
@@ -280,7 +286,7 @@ def _get_mergeable_page(item: RmapItem) -> Page | None:
         vma = _find_mergeable_vma(mm, item.address)
         if vma is None:
             return None
-        page = gup.follow_page(vma, item.address, FOLL_GET)
+        page = _follow_page(vma, item.address, FOLL_GET)
         if not isinstance(page, Page):
             return None
         if PageAnon(page) or _compound_anon(page):
@@ -443,7 +449,7 @@ def write_protect_page(vma: Vma, page: Page) -> int | None:
         ptl = pt.ptl
         pte = ptep_get(pt, addr)
         found = pte
-        if pte_write(pte) or pte_dirty(pte):
+        if pte_write(pte) or pte_dirty(pte) or _never_shared(page):
             swapped = 1 if PageSwapCache(page) else 0
             entry = mmu_notifier.ptep_clear_flush_notify(vma, addr, pt)
             # A pin may be I/O into the page, which knows of no write protection.
@@ -458,6 +464,12 @@ def write_protect_page(vma: Vma, page: Page) -> int | None:
         spin_unlock(ptl)
     mmu_notifier.mmu_notifier_invalidate_range_end(mm, addr, addr + PAGE_SIZE)
     return found
+
+
+def _never_shared(page: Page) -> bool:
+    """Later kernels promise the owner of such a page that it stays the page that others have a
+    reference on.  v3.19 merges a pinned page whose pte a migration that failed left clean."""
+    return not page.flags & PG_anon_shared and page.zone.kernel.has(REMEMBER_EXCLUSIVE)
 
 
 def replace_page(vma: Vma, page: Page, kpage: Page, orig_pte: int) -> int:
@@ -818,7 +830,7 @@ def _scan_mm(kernel: Kernel, slot: MmSlot) -> tuple[RmapItem, Page] | None:
         if vma.anon_vma is None:
             ksm.address = vma.vm_end
         while ksm.address < vma.vm_end and not _test_exit(mm):
-            page = gup.follow_page(vma, ksm.address, FOLL_GET)
+            page = _follow_page(vma, ksm.address, FOLL_GET)
             if isinstance(page, Page):
                 if PageAnon(page) or _compound_anon(page):
                     item = _get_next_rmap_item(kernel, slot, ksm.address)

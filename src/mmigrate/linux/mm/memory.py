@@ -787,7 +787,7 @@ def _wp_page_copy(
     if old_page is not None:
         if ret & VM_FAULT_WRITE and vma.vm_flags & VM_LOCKED:
             lock_page(old_page)
-            mlock.munlock_vma_page(old_page)
+            mlock.munlock_copied_page(old_page)
             unlock_page(old_page)
         swap.put_page(old_page)
     return ret

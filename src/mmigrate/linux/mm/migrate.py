@@ -58,6 +58,7 @@ from mmigrate.linux.include.switches import (
     CLEAR_SWAPBACKED_OF_DESTINATION,
     CLOSE_MPROTECT_RACE,
     DESTINATION_FREEING_CALLBACK,
+    HUGE_PAGES_COUNT_IN_FULL,
     KEEP_ANON_VMA,
     KEEP_SOFT_DIRTY,
     MLOCK_MIGRATED,
@@ -136,6 +137,7 @@ from mmigrate.linux.mm import (
     ksm,
     memcontrol,
     mlock,
+    page_alloc,
     page_writeback,
     rmap,
     swap,
@@ -784,29 +786,34 @@ def migrate_pages(
     task = sched.task
     kernel = task.kernel
     nr_failed = nr_succeeded = 0
+    # What users are told in base pages, or before b5bade978e9b in pages of whatever size.
+    failed_for_users = retry_for_users = 0
+    in_full = kernel.has(HUGE_PAGES_COUNT_IN_FULL)
     retry = 1
     rc = 0
     had_swapwrite = task.flags & PF_SWAPWRITE
     task.flags |= PF_SWAPWRITE
     pass_ = 0
     while pass_ < PASSES and retry and rc != -ENOMEM:
-        retry = 0
+        retry = retry_for_users = 0
         for page in from_:
+            count = 1 << page_alloc.compound_order(page) if in_full else 1
             move = unmap_and_move_huge_page if page.flags & PG_hugetlb else unmap_and_move
             rc = move(get_new_page, put_new_page, private, page, pass_ > 2, mode)
             if rc == MIGRATEPAGE_SUCCESS:
-                nr_succeeded += 1
+                nr_succeeded += count
             elif rc == -EAGAIN:
                 retry += 1
+                retry_for_users += count
             elif rc == -ENOMEM:
+                failed_for_users += count * kernel.has(NO_MEMORY_COUNTS_AS_FAILED)
                 break
             else:
                 nr_failed += 1
+                failed_for_users += count
         pass_ += 1
-    if rc == -ENOMEM:
-        failed_for_users = nr_failed + kernel.has(NO_MEMORY_COUNTS_AS_FAILED)
-    else:
-        failed_for_users = nr_failed + (retry if kernel.has(RETRIES_COUNT_AS_FAILED) else 0)
+    if rc != -ENOMEM and kernel.has(RETRIES_COUNT_AS_FAILED):
+        failed_for_users += retry_for_users
     if nr_succeeded:
         kernel.vm_events[PGMIGRATE_SUCCESS] += nr_succeeded
     if failed_for_users:

@@ -8,6 +8,7 @@ the page locks. A huge page is locked as a whole, and counts for all its pages.
 from __future__ import annotations
 
 from errno import EINVAL, ENOMEM, EPERM
+from typing import Final
 
 from mmigrate.linux.include.mm import (
     FOLL_DUMP,
@@ -32,7 +33,7 @@ from mmigrate.linux.include.pgtable import (
     pte_present,
 )
 from mmigrate.linux.include.sched import Task, capable
-from mmigrate.linux.include.switches import MUNLOCK_COUNTS
+from mmigrate.linux.include.switches import MLOCK_BATCHED, MUNLOCK_COUNTS
 from mmigrate.linux.include.vmstat import (
     NR_MLOCK,
     UNEVICTABLE_PGCLEARED,
@@ -41,6 +42,7 @@ from mmigrate.linux.include.vmstat import (
     UNEVICTABLE_PGRESCUED,
     UNEVICTABLE_PGSTRANDED,
 )
+from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.atomic import WRITE_ONCE
 from mmigrate.linux.kernel.bug import BUG_ON, VM_BUG_ON_PAGE
 from mmigrate.linux.kernel.page_flags import (
@@ -60,6 +62,7 @@ from mmigrate.linux.kernel.page_flags import (
     unlock_page,
 )
 from mmigrate.linux.kernel.page_ref import get_page, page_mapcount
+from mmigrate.linux.kernel.percpu import get_cpu_var, put_cpu_var
 from mmigrate.linux.kernel.pgtable import find_leaf, ptep_get
 from mmigrate.linux.kernel.rwsem import down_write
 from mmigrate.linux.kernel.sched import cond_resched
@@ -67,6 +70,8 @@ from mmigrate.linux.kernel.spinlock import spin_lock, spin_unlock
 from mmigrate.linux.kernel.straight import small
 from mmigrate.linux.mm import gup, memory, mmap, rmap, swap, vmscan
 from mmigrate.linux.mm.vmstat import count_vm_event, count_vm_events
+
+MUNLOCKED_AT_A_TIME: Final = 15
 
 
 def can_do_mlock(task: Task) -> bool:
@@ -131,6 +136,22 @@ def munlock_vma_page(page: Page) -> int:
         __munlock_isolation_failed(page)
     spin_unlock(zone.lru_lock)
     return nr_pages - 1
+
+
+def munlock_copied_page(page: Page) -> None:
+    """A locked area got a copy of this page, and has unlocked it.  Later kernels do so many at a
+    time, and have a reference on each until then  (mm/mlock.c: munlock_page of v6.1).
+    Differs: it is unlocked at once, only the reference stays."""
+    munlock_vma_page(page)
+    if not page.zone.kernel.has(MLOCK_BATCHED):
+        return
+    vector = get_cpu_var(swap.MUNLOCKED)
+    swap.put_on_lists(sched.task.cpu)
+    get_page(page)
+    vector.append(page)
+    if len(vector) == MUNLOCKED_AT_A_TIME:
+        swap.let_go_of_munlocked(vector)
+    put_cpu_var()
 
 
 def __munlock_isolate_lru_page(page: Page, getpage: bool) -> bool:

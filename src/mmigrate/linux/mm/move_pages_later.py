@@ -19,9 +19,6 @@ from mmigrate.linux.include.mm import (
     FOLL_DUMP,
     FOLL_GET,
     FOLL_SPLIT,
-    VM_EXEC,
-    VM_READ,
-    VM_WRITE,
 )
 from mmigrate.linux.include.mm_types import Mm, Page, Vma
 from mmigrate.linux.include.page_flags import PG_hugetlb, PG_tail
@@ -29,8 +26,6 @@ from mmigrate.linux.include.switches import (
     COUNT_NOT_ATTEMPTED,
     FOLIO_WALK,
     LRU_CACHE_DISABLED,
-    PROTNONE_FOLLOWED_AGAIN,
-    PROTNONE_NOT_FOLLOWED,
     ZERO_PAGE_IS_FAULT,
 )
 from mmigrate.linux.include.vmstat import NR_ISOLATED_ANON
@@ -50,7 +45,6 @@ from mmigrate.linux.mm import (
     vmscan,
 )
 
-_ACCESS: Final = VM_READ | VM_WRITE | VM_EXEC
 _QUEUED: Final = 1
 _NO_NODE: Final = -1
 
@@ -67,23 +61,12 @@ def follow(vma: Vma, addr: int, flags: int) -> Page | int:
         page = gup.follow_page(vma, addr, flags)
         if isinstance(page, Page) and PageReserved(page):
             return _given_back(page, flags, -EFAULT)
-    elif _hidden(vma):
+    elif gup.hides_pages(vma):
         nothing = move_pages.why_no_page(vma.vm_mm, addr) is Reason.NOT_PRESENT
         return -EFAULT if nothing and vma.vm_ops is None else -ENOENT
     else:
         page = gup.follow_page(vma, addr, flags | FOLL_DUMP)
     return -ENOENT if page is None else page
-
-
-def _hidden(vma: Vma) -> bool:
-    """Whether the area gives no access, and the kernel takes its ptes for those that NUMA
-    balancing has marked."""
-    kernel = vma.vm_mm.kernel
-    return (
-        not vma.vm_flags & _ACCESS
-        and kernel.has(PROTNONE_NOT_FOLLOWED)
-        and not kernel.has(PROTNONE_FOLLOWED_AGAIN)
-    )
 
 
 def _given_back(page: Page, flags: int, status: int) -> int:

@@ -415,13 +415,27 @@ _MOVES: Final = {
 }
 
 
+MUNLOCKED: Final = "munlocked"  # pages that later kernels keep a reference on for a while
+
+
 def lru_add_drain_cpu(cpu: Cpu) -> None:
     """Empty the vectors of a CPU; called on it, with preemption off, or when it is dead
     (mm/swap.c: lru_add_drain_cpu)."""
+    put_on_lists(cpu)
+    if MUNLOCKED in cpu.pagevecs:
+        let_go_of_munlocked(cpu.pagevecs[MUNLOCKED])
+
+
+def put_on_lists(cpu: Cpu) -> None:
     for name, move in _MOVES.items():
         vector = per_cpu(cpu, name)
         if vector:
             pagevec_lru_move_fn(vector, move)
+
+
+def let_go_of_munlocked(vector: list[Page]) -> None:
+    release_pages(vector)
+    vector.clear()
 
 
 def lru_add_drain() -> None:
@@ -434,7 +448,11 @@ def lru_add_drain() -> None:
 def lru_add_drain_all(kernel: Kernel) -> None:
     """Empty the vectors of all CPUs that have something in them, and wait until that is done
     (mm/swap.c: lru_add_drain_all).  Differs: callers do not wait for each other."""
-    busy = [cpu for cpu in kernel.cpus if any(per_cpu(cpu, name) for name in _MOVES)]
+    busy = [
+        cpu
+        for cpu in kernel.cpus
+        if any(per_cpu(cpu, name) for name in _MOVES) or cpu.pagevecs.get(MUNLOCKED)
+    ]
     run_on_cpus(busy, _lru_add_drain_per_cpu, "lru_add_drain")
 
 
