@@ -24,17 +24,9 @@ from itertools import pairwise
 from typing import Any, Final
 
 from mmigrate.errors import EnvironmentLacks, ScenarioError
-from mmigrate.explore.dpor import (
-    Branch,
-    Exported,
-    Optimal,
-    Starts,
-    Told,
-    branches_of,
-    insert,
-    state_of,
-)
+from mmigrate.explore.dpor import Optimal
 from mmigrate.explore.execution import Indices
+from mmigrate.explore.plans import Branch, Exported, Starts, Told, branches_of, insert, state_of
 from mmigrate.explore.result import Finding
 from mmigrate.explore.search import Limits, Search
 from mmigrate.explore.target import Target

@@ -22,7 +22,7 @@ from mmigrate.explore.execution import (
     Indices,
 )
 from mmigrate.explore.states import GET, UNKNOWN, state_of
-from mmigrate.explore.trace import NewSteps, Pending, Step, dependent
+from mmigrate.explore.steps import NewSteps, Pending, Step, dependent
 from mmigrate.explore.words import name_of
 from mmigrate.linux.include.sched import Cpu, Task
 from mmigrate.linux.kernel.rwsem import RwSemaphore

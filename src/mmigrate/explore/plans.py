@@ -1,0 +1,348 @@
+"""What is planned: the branches of a wakeup tree, and the interleavings that races ask for.
+
+Interface: `insert(branches, wanted)` plans what is wanted behind what is planned already.
+`Exported` is what is wanted in words that somebody without the trace understands, `Told` is how he
+takes it; `state_of` and `branches_of` make lists of branches, for files and workers, and back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass, field, replace
+from enum import Enum
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from mmigrate.explore.execution import PASSES
+from mmigrate.explore.recording import Asleep
+from mmigrate.explore.steps import Race, Step, dependent
+from mmigrate.explore.trace import Trace
+from mmigrate.explore.words import name_of
+
+
+class Starts(Enum):
+    """Whether a step can come first in a wanted interleaving: UNWANTED if it is not part of
+    it, but disturbs nothing."""
+
+    NO = 0
+    YES = 1
+    UNWANTED = 2
+    UNKNOWN = 3
+
+
+class KnownStep(NamedTuple):
+    """A step of another execution: its object by name."""
+
+    name: str
+    field: Any
+    step: Step
+
+    def disturbs(self, other: KnownStep) -> bool:
+        mine, its = self.step, other.step
+        if self.name == other.name and self.field == other.field and (mine.kind or its.kind):
+            return True
+        return dependent(
+            Step(mine.task, 0, mine.kind, mine.cpu, mine.cpu_kind),
+            Step(its.task, 1, its.kind, its.cpu, its.cpu_kind),
+        )
+
+
+@dataclass(slots=True)
+class Branch:
+    """A planned step of a task, and what is planned behind it.  @awake: tasks with earlier
+    branches that must not sleep here, as it is not known whether they cover this one."""
+
+    task: int
+    known: KnownStep | None = None
+    children: list[Branch] = field(default_factory=list)
+    awake: list[int] = field(default_factory=list)
+    cpu_kind: int = PASSES  # what the step does to its CPU
+
+    def leftmost(self) -> list[Branch]:
+        """The branches from here to the first leaf."""
+        path, here = [self], self
+        while here.children:
+            here = here.children[0]
+            path.append(here)
+        return path
+
+
+class Wanted:
+    """The interleaving that a race asks for: behind the steps before its first, those that do
+    not happen after what is dropped, and its second."""
+
+    def __init__(self, trace: Trace, race: Race, log: list[tuple[Any, Any]]) -> None:
+        self.trace = trace
+        self.log = log
+        self.first = race.first
+        before, dropped = trace.before, race.dropped
+        self.steps = [
+            index
+            for index, past in enumerate(before[race.first + 1 :], race.first + 1)
+            if not past & dropped or index == race.second
+        ]
+        if race.second >= len(before):
+            self.steps.append(race.second)
+        self.second = race.second
+        self.second_task = race.task
+        self.mask = sum(map((1).__lshift__, self.steps))
+        self.reached: dict[int, int] = {}  # by task: behind its last step that was taken
+        self.unknown: set[int] = set()  # tasks that took another step than in the trace
+        # what the second step needs here: what its task did, and what conflicts with it
+        needs = before[race.start] if race.start >= 0 else 0
+        last = self._step(race.second)
+        if last.cpu in trace.cpu_accesses:
+            for index in self.steps:
+                if index < race.second and dependent(trace.step(index), last):
+                    needs |= before[index]
+        elif last.word >= 0:
+            for index in (trace.accesses if last.kind else trace.writes)[last.word]:
+                if index < race.second and self.mask >> index & 1:
+                    needs |= before[index]
+        self.needs = needs
+
+    def task(self, index: int) -> int:
+        return self.second_task if index == self.second else self.trace.tasks[index]
+
+    def _step(self, index: int) -> Step:
+        trace = self.trace
+        return trace.step(index) if index < len(trace) else trace.pending[self.second_task]
+
+    def starts_with(self, task: int, known: KnownStep | None = None) -> Starts:
+        """Whether the task's next step could come first here.  @known: what it was when it was
+        planned."""
+        for index in self.steps:
+            if self.task(index) == task:
+                past = self.needs if index == self.second else self.trace.before[index]
+                return Starts.NO if past & self.mask & ~(1 << index) else Starts.YES
+        if task in self.unknown:
+            if known is None:
+                return Starts.UNKNOWN
+            disturbed = any(known.disturbs(self._known_step(index)) for index in self.steps)
+        else:
+            step = self.trace.next_of(task, self.reached.get(task, self.first))
+            disturbed = step is None or any(
+                dependent(self._step(index), step) for index in self.steps
+            )
+        return Starts.NO if disturbed else Starts.UNWANTED
+
+    def take(self, task: int) -> None:
+        """It does come first."""
+        for index in self.steps:
+            if self.task(index) == task:
+                self.steps.remove(index)
+                self.mask &= ~(1 << index)
+                self.reached[task] = index + 1
+                return
+        self.unknown.add(task)
+
+    def branch(self) -> Branch:
+        """A branch for what is left.  What its steps touch matters only if there are more than
+        two tasks: otherwise all of them are the other task's."""
+        named = len(self.trace.steps_of) > 2
+        first = here = self._branch(self.steps[0], named)
+        for index in self.steps[1:]:
+            following = self._branch(index, named)
+            here.children.append(following)
+            here = following
+        return first
+
+    def _branch(self, index: int, named: bool) -> Branch:
+        branch = Branch(self.task(index), self._known_step(index) if named else None)
+        branch.cpu_kind = self._step(index).cpu_kind
+        return branch
+
+    def _taken(self) -> Branch:
+        """The step that was taken instead."""
+        trace, first = self.trace, self.first
+        known = self._known(first, trace.tasks[first])
+        return Branch(trace.tasks[first], known, cpu_kind=trace.cpu_kinds[first])
+
+    def _known_step(self, index: int) -> KnownStep:
+        return self._known(index, self.second_task)
+
+    def _known(self, index: int, task: int) -> KnownStep:
+        """@task: whose, if it is behind the last step."""
+        trace = self.trace
+        if index < len(trace):
+            return KnownStep(name_of(self.log[index][0]), self.log[index][1], trace.step(index))
+        obj, field = trace.pending_words[task]
+        return KnownStep(name_of(obj), field, trace.pending[task])
+
+    def export(self, asleep: list[Asleep]) -> Exported:
+        """All of it, for somebody who does not have the trace."""
+        place = {index: number for number, index in enumerate(self.steps)}
+        steps = []
+        last: dict[int, int] = {}
+        for index in self.steps:
+            past = self.needs if index == self.second else self.trace.before[index]
+            before = sum(1 << place[other] for other in place if past >> other & 1)
+            steps.append((self.task(index), self._known_step(index), before))
+            last[self.task(index)] = index + 1
+        following = {}
+        for task in self.trace.all_tasks():
+            place_of_next = self.trace.index_of_next(task, last.get(task, self.first))
+            if place_of_next is not None:
+                following[task] = self._known(place_of_next, task)
+        return Exported(
+            self.trace.tasks[: self.first],
+            {n: sleepers for n, sleepers in enumerate(asleep[: self.first + 1]) if sleepers},
+            self._taken(),
+            steps,
+            following,
+        )
+
+
+@dataclass
+class Exported:
+    """What a race asks for behind the steps of @tasks, by names.  @asleep: by place, up to
+    there.  @taken: the step that was taken there.  @steps: (task, step, which of them happen
+    before it, as bits).  @following: what tasks would do next."""
+
+    tasks: list[int]
+    asleep: dict[int, Asleep]
+    taken: Branch
+    steps: list[tuple[int, KnownStep, int]]
+    following: dict[int, KnownStep]
+
+    def renumbered(self, now: list[int]) -> Exported:
+        return Exported(
+            [now[task] for task in self.tasks],
+            {
+                place: {now[task]: kind for task, kind in sleepers.items()}
+                for place, sleepers in self.asleep.items()
+            },
+            replace(self.taken, task=now[self.taken.task]),
+            [(now[task], step, before) for task, step, before in self.steps],
+            {now[task]: step for task, step in self.following.items()},
+        )
+
+
+class Told:
+    """An exported `Wanted`."""
+
+    def __init__(self, exported: Exported) -> None:
+        self.told = exported
+        self.steps = list(range(len(exported.steps)))
+        self.mask = (1 << len(self.steps)) - 1
+        self.unknown: set[int] = set()
+
+    def saved(self) -> list[Any]:
+        told = self.told
+        return [
+            [[task, saved_step(step), before] for task, step, before in told.steps],
+            {task: saved_step(step) for task, step in told.following.items()},
+            self.steps,
+            sorted(self.unknown),
+        ]
+
+    @classmethod
+    def loaded(cls, saved: list[Any]) -> Told:
+        steps, following, left, unknown = saved
+        told = cls(
+            Exported(
+                [],
+                {},
+                Branch(0),
+                [(task, loaded_step(step), before) for task, step, before in steps],
+                {int(task): loaded_step(step) for task, step in following.items()},
+            )
+        )
+        told.steps = left
+        told.mask = sum(1 << index for index in left)
+        told.unknown = set(unknown)
+        return told
+
+    def starts_with(self, task: int, known: KnownStep | None = None) -> Starts:
+        told = self.told
+        for index in self.steps:
+            if told.steps[index][0] == task:
+                past = told.steps[index][2]
+                return Starts.NO if past & self.mask & ~(1 << index) else Starts.YES
+        step = known if task in self.unknown else told.following.get(task)
+        if step is None:
+            return Starts.UNKNOWN if task in self.unknown else Starts.NO
+        disturbed = any(step.disturbs(told.steps[index][1]) for index in self.steps)
+        return Starts.NO if disturbed else Starts.UNWANTED
+
+    def take(self, task: int) -> None:
+        for index in self.steps:
+            if self.told.steps[index][0] == task:
+                self.steps.remove(index)
+                self.mask &= ~(1 << index)
+                return
+        self.unknown.add(task)
+
+    def branch(self) -> Branch:
+        branches = []
+        for index in self.steps:
+            task, step, _ = self.told.steps[index]
+            branches.append(Branch(task, step, cpu_kind=step.step.cpu_kind))
+        for branch, following in pairwise(branches):
+            branch.children.append(following)
+        return branches[0]
+
+
+def insert(branches: list[Branch], wanted: Wanted | Told) -> None:
+    """Plan what is wanted behind what is planned, unless some branch leads there already."""
+    while True:
+        awake = []
+        for branch in branches:
+            starts = wanted.starts_with(branch.task, branch.known)
+            if starts is Starts.YES or starts is Starts.UNWANTED:
+                wanted.take(branch.task)
+                if not branch.children or not wanted.steps:
+                    return
+                branches = branch.children
+                break
+            if starts is Starts.UNKNOWN:
+                awake.append(branch.task)
+        else:
+            planned = wanted.branch()
+            planned.awake = awake
+            branches.append(planned)
+            return
+
+
+def state_of(branches: list[Branch]) -> list[Any]:
+    """Branches as lists: the steps of each up to where it forks, and what follows."""
+    saved = []
+    for branch in branches:
+        steps = [branch]
+        while len(steps[-1].children) == 1:
+            steps.append(steps[-1].children[0])
+        saved.append([[_saved(step) for step in steps], state_of(steps[-1].children)])
+    return saved
+
+
+def _saved(branch: Branch) -> list[Any]:
+    known = branch.known
+    step = known and [known.name, known.field, *astuple(known.step)]
+    return [branch.task, step, branch.awake, branch.cpu_kind]
+
+
+def saved_step(known: KnownStep) -> list[Any]:
+    return [known.name, known.field, *astuple(known.step)]
+
+
+def loaded_step(saved: list[Any]) -> KnownStep:
+    return KnownStep(saved[0], saved[1], Step(*saved[2:]))
+
+
+def branches_of(saved: list[Any]) -> list[Branch]:
+    branches = []
+    for steps, children in saved:
+        chain = [
+            Branch(
+                task,
+                loaded_step(known) if known else None,
+                [],
+                awake,
+                cpu_kind,
+            )
+            for task, known, awake, cpu_kind in steps
+        ]
+        for branch, following in pairwise(chain):
+            branch.children.append(following)
+        chain[-1].children = branches_of(children)
+        branches.append(chain[0])
+    return branches
