@@ -43,9 +43,8 @@ def frames(view: View) -> Iterator[Violation]:
     """Free exactly once or allocated; free memory as counted."""
     pages = view.pages()
     pfns = [page.pfn for page in pages]
-    places = {pfn: place for place, pfn in enumerate(pfns)}
-    in_block = [0] * len(pages)  # of its zone
-    on_list = [0] * len(pages)  # of single pages, of a CPU
+    in_block: set[int] = set()  # of their zone
+    on_list: dict[int, int] = {}  # how often, of the single pages of a CPU
     free = {zone: FreeFrames(view, zone) for zone in view.zones}
     for zone, found in free.items():
         last = 0
@@ -53,9 +52,10 @@ def frames(view: View) -> Iterator[Violation]:
             if start < last:
                 yield Violation("frames", f"pfn {start}", "in two free blocks, expected in one")
             last = end
-            for place in range(bisect_left(pfns, start), bisect_left(pfns, end)):
-                if pages[place].zone is zone:
-                    in_block[place] = 1
+            first = bisect_left(pfns, start)
+            for page in pages[first : bisect_left(pfns, end, first)]:
+                if page.zone is zone:
+                    in_block.add(page.pfn)
         if found.total != zone.vm_stat[NR_FREE_PAGES]:
             yield Violation(
                 "frames",
@@ -67,29 +67,26 @@ def frames(view: View) -> Iterator[Violation]:
                 page = head.next
                 while page is not head:
                     if page.zone is zone:
-                        on_list[places[page.pfn]] += 1
+                        pfn = page.pfn
+                        on_list[pfn] = on_list.get(pfn, 0) + 1
                     page = page.next
     outside = dict.fromkeys(free, 0)
-    for page, block, listed in zip(pages, in_block, on_list, strict=True):
-        if not block:
-            if not page.flags & PG_reserved:
-                outside[page.zone] += 1
-            if listed == 1 and not page._count and not view.pooled:
-                continue
-        times = block + listed
-        if times > 1:
+    pooled = view.pooled
+    for pfn, page in zip(pfns, pages, strict=True):
+        block = pfn in in_block
+        if not block and not page.flags & PG_reserved:
+            outside[page.zone] += 1
+        times = block + on_list.get(pfn, 0)
+        if times == 1:
+            if page._count:
+                yield Violation(
+                    "frames", repr(page), f"free, with _count {page._count}, expected 0"
+                )
+            elif pfn in pooled:
+                yield Violation("frames", repr(page), "free, and in a pool of hugetlb")
+        elif times:
             yield Violation("frames", repr(page), f"free {times} times, expected once")
-        elif times and page._count:
-            yield Violation("frames", repr(page), f"free, with _count {page._count}, expected 0")
-        elif times and page.pfn in view.pooled:
-            yield Violation("frames", repr(page), "free, and in a pool of hugetlb")
-        elif not (
-            times
-            or page._count
-            or _head_count(page)
-            or page.pfn in view.pooled
-            or page.flags & _OUT_OF_USE
-        ):
+        elif not (page._count or _head_count(page) or pfn in pooled or page.flags & _OUT_OF_USE):
             yield Violation("frames", repr(page), "lost: neither free nor referenced")
     for zone, found in free.items():
         there = outside[zone] + found.frames

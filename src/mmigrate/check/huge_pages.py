@@ -25,6 +25,8 @@ _OF_COMPOUND = PG_compound_lock | PG_head | PG_tail
 def compound_pages(view: View) -> Iterator[Violation]:
     """Every tail belongs to a head before it, and carries nothing but its pins; a page that is
     neither has no head."""
+    if not any(page.flags & _OF_COMPOUND for page in view.flagged()):
+        return
     heads: dict[int, Page] = {}
     for page in view.pages():
         flags = page.flags

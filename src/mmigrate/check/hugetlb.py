@@ -24,6 +24,8 @@ def pools(view: View) -> Iterator[Violation]:
             heads.setdefault(compound_order(page), []).append(page)
     for h in view.kernel.hugetlb.hstates:
         here = heads.get(h.order, [])
+        if not here and _never_used(h):
+            continue
         yield from _counts(h, here)
         free = [page for pool in h.hugepage_freelists for page in pool]
         for nid, pool in enumerate(h.hugepage_freelists):
@@ -43,6 +45,20 @@ def pools(view: View) -> Iterator[Violation]:
         for page in h.hugepage_activelist:
             if not page._count or not page.flags & PG_hugetlb:
                 yield _wrong(page, f"on the active list with _count {page._count}")
+
+
+def _never_used(h: Hstate) -> bool:
+    """Nothing is counted, and nothing on a list."""
+    return not (
+        h.nr_huge_pages
+        or h.free_huge_pages
+        or h.surplus_huge_pages
+        or any(h.nr_huge_pages_node)
+        or any(h.free_huge_pages_node)
+        or any(h.surplus_huge_pages_node)
+        or any(pool.next is not pool for pool in h.hugepage_freelists)
+        or h.hugepage_activelist.next is not h.hugepage_activelist
+    )
 
 
 def _counts(h: Hstate, heads: list[Page]) -> Iterator[Violation]:
