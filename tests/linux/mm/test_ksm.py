@@ -282,3 +282,36 @@ def test_a_pinned_page_that_is_clean_in_its_pte(kernel, merged):
     assert (len({word & (1 << 55) - 1 for word in app.pagemap(heap)}) == 1) == merged
     pin.release()
     assert machine.check() == []
+
+
+@pytest.mark.parametrize(("kernel", "node"), [("v3.19", 0), ("v6.7", 1)])
+def test_mbind_of_a_merged_page_that_no_area_can_find(kernel, node):
+    machine = Machine(nodes=(MiB(64),) * 2, kernel=kernel)
+    app = machine.process("app")
+    heap = app.mmap(pages=2)
+    app.touch(heap)
+    app.madvise(heap, MADV_MERGEABLE)
+    machine.ksm_scan()
+    app.mbind(heap[0:1], "preferred", [1], flags=MPOL_MF_MOVE_ALL)
+    assert app.placement(heap) == {node: 2}
+    assert machine.check() == []
+
+
+@pytest.mark.parametrize(("kernel", "dirty"), [("v3.19", True), ("v6.2", False)])
+def test_pages_that_are_taken_apart_are_dirty_or_not(kernel, dirty):
+    machine = Machine(nodes=(MiB(64),), kernel=kernel)
+    app = machine.process("app")
+    heap = app.mmap(pages=2)
+    app.write(heap.start, b"same")
+    app.write(heap.start + 4096, b"same")
+    app.madvise(heap, MADV_MERGEABLE)
+    machine.ksm_scan()
+    app.mprotect(heap, "r")
+    app.madvise(heap, MADV_UNMERGEABLE)
+    assert ("dirty=2" in app.numa_maps()) == dirty
+    assert app.read(heap.start + 4096, 4) == b"same"
+    assert len({word & (1 << 55) - 1 for word in app.pagemap(heap)}) == 2
+    app.mprotect(heap, "rw")
+    app.write(heap.start, b"mine")
+    assert app.read(heap.start + 4096, 4) == b"same"
+    assert machine.check() == []

@@ -54,6 +54,8 @@ COPY_IF_REFERENCED: Final = "09854ba94c6a"
 HUGE_PAGES_COUNT_IN_FULL: Final = "b5bade978e9b"
 MLOCK_BATCHED: Final = "2fbb0c10d1e8"
 REMEMBER_EXCLUSIVE: Final = "6c287605fd56"
+UNSHARE_MERGED: Final = "6cce3314b928"
+MBIND_KEEPS_POLICY_AT_HAND: Final = "72e315f7a750"
 UNTOUCHED_UNACCOUNTED: Final = "untouched-unaccounted"
 COUNT_NOT_ATTEMPTED: Final = "5984fabb6e82"
 LRU_CACHE_DISABLED: Final = "d479960e44f2"
@@ -134,6 +136,12 @@ SWITCHES: Final[dict[str, Switch]] = {
     MLOCK_BATCHED: Switch("mm/munlock: mlock_page() munlock_page() batch by pagevec", "v5.18"),
     REMEMBER_EXCLUSIVE: Switch(
         "mm: remember exclusively mapped anonymous pages with PG_anon_exclusive", "v5.19"
+    ),
+    UNSHARE_MERGED: Switch(
+        "mm/ksm: fix KSM COW breaking with userfaultfd-wp via FAULT_FLAG_UNSHARE", "v6.2"
+    ),
+    MBIND_KEEPS_POLICY_AT_HAND: Switch(
+        "mempolicy: mmap_lock is not needed while migrating folios", "v6.7"
     ),
     UNTOUCHED_UNACCOUNTED: Switch(
         "mm/mprotect: allow unfaulted VMAs to be unaccounted on mprotect()", "v6.7"

@@ -54,7 +54,7 @@ from mmigrate.linux.include.pgtable import (
     pte_write,
     pte_wrprotect,
 )
-from mmigrate.linux.include.switches import REMEMBER_EXCLUSIVE
+from mmigrate.linux.include.switches import REMEMBER_EXCLUSIVE, UNSHARE_MERGED
 from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.area import vma_flags
 from mmigrate.linux.kernel.atomic import READ_ONCE, WRITE_ONCE, atomic_inc
@@ -246,7 +246,9 @@ def break_ksm(vma: Vma, addr: int) -> int:
         page = _follow_page(vma, addr, FOLL_GET | FOLL_MIGRATION)
         if not isinstance(page, Page):
             break
-        if PageKsm(page):
+        if PageKsm(page) and vma.vm_mm.kernel.has(UNSHARE_MERGED):
+            ret = memory.unshare(vma.vm_mm, vma, addr) or VM_FAULT_WRITE
+        elif PageKsm(page):
             ret = memory.handle_mm_fault(vma.vm_mm, vma, addr, FAULT_FLAG_WRITE)
         else:
             ret = VM_FAULT_WRITE

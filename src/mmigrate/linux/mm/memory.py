@@ -95,6 +95,7 @@ from mmigrate.linux.kernel.page_flags import (
 )
 from mmigrate.linux.kernel.page_ref import get_page, page_count, page_mapcount
 from mmigrate.linux.kernel.pgtable import (
+    find_leaf,
     find_pmds,
     pmd_get,
     ptep_get,
@@ -733,11 +734,33 @@ def _wp_page_shared(vma: Vma, addr: int, pt: PageTable, orig_pte: int, old_page:
     return VM_FAULT_WRITE
 
 
+def unshare(mm: Mm, vma: Vma, addr: int) -> int:
+    """A copy of a merged page that is neither writable nor dirty  (mm/memory.c: do_wp_page of v6.2,
+    with FAULT_FLAG_UNSHARE)."""
+    pt = find_leaf(mm, addr)
+    if pt is None:
+        return 0
+    spin_lock(pt.ptl)
+    pte = ptep_get(pt, addr)
+    page = vm_normal_page(vma, addr, pte) if pte_present(pte) else None
+    if page is None or not PageKsm(page):
+        spin_unlock(pt.ptl)
+        return 0
+    get_page(page)
+    return _wp_page_copy(mm, vma, addr, pt, pte, page, unshared=True) & VM_FAULT_ERROR
+
+
 def _wp_page_copy(
-    mm: Mm, vma: Vma, addr: int, pt: PageTable, orig_pte: int, old_page: Page | None
+    mm: Mm,
+    vma: Vma,
+    addr: int,
+    pt: PageTable,
+    orig_pte: int,
+    old_page: Page | None,
+    unshared: bool = False,
 ) -> int:
     """Copy the page (None: the zero page) and map the copy; our reference on the old one is
-    dropped."""
+    dropped.  @unshared: nobody stores to it yet."""
     ptl = pt.ptl
     spin_unlock(ptl)
     new_page = None
@@ -765,7 +788,9 @@ def _wp_page_copy(
         elif not PageAnon(old_page):
             mm.rss_stat[MM_FILEPAGES] -= 1
             mm.rss_stat[MM_ANONPAGES] += 1
-        entry = maybe_mkwrite(pte_mkdirty(mk_pte(new_page, vma)), vma)
+        entry = mk_pte(new_page, vma)
+        if not unshared:
+            entry = maybe_mkwrite(pte_mkdirty(entry), vma)
         # Flushed before the copy can be written, or another CPU would go on reading the
         # old page.
         mmu_notifier.ptep_clear_flush_notify(vma, addr, pt)

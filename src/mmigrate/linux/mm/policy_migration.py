@@ -20,6 +20,7 @@ from mmigrate.linux.include.mm import VM_HUGETLB
 from mmigrate.linux.include.mm_types import Mm, Page, Vma
 from mmigrate.linux.include.page_flags import PG_hugetlb
 from mmigrate.linux.include.pgtable import (
+    PAGE_SHIFT,
     PMD_MASK,
     PMD_SIZE,
     TASK_SIZE,
@@ -30,6 +31,7 @@ from mmigrate.linux.include.pgtable import (
 from mmigrate.linux.include.switches import (
     KILL_VMA_MIGRATE,
     MBIND_FINDS_HOLES,
+    MBIND_KEEPS_POLICY_AT_HAND,
     MIGRATE_TO_THAT_NODE_ONLY,
 )
 from mmigrate.linux.include.vmstat import NR_ISOLATED_ANON
@@ -266,4 +268,9 @@ def new_page(page: Page, start: int, _result: list[Any]) -> Page | None:
             return mempolicy.alloc_page_vma(GFP_HIGHUSER_MOVABLE, vma, address)
         vma = areas.vma_next(vma)
     BUG_ON(bool(page.flags & PG_hugetlb), "no area has this page of hugetlb", page)
+    # A merged page has no address that could be told from the page.
+    first = areas.find_vma(mm, start)
+    if first is not None and mm.kernel.has(MBIND_KEEPS_POLICY_AT_HAND):
+        address = first.vm_start + ((page.index - first.vm_pgoff) << PAGE_SHIFT)
+        return mempolicy.alloc_page_vma(GFP_HIGHUSER_MOVABLE, first, address)
     return mempolicy.alloc_page_vma(GFP_HIGHUSER_MOVABLE, None, 0)
