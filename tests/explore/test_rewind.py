@@ -19,6 +19,11 @@ from tests.explore.test_kernel import pair
 NODES = (MiB(2), MiB(2))
 
 
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    monkeypatch.setattr(rewind, "FIRST", 2)
+
+
 def executions(target, limit, stage=None):
     """What each execution did, by name, and how it ended."""
     search, found = Optimal(), []

@@ -10,7 +10,7 @@ Interface: `Stage(target).execute(run)`, in place of `target.execute(run)`.
 What was there before the search began is left alone, as it is when a scenario is run
 again. A scenario that runs its tasks itself is run again each time, and so is one with something in
 it whose state cannot be noted, such as an open file or an iterator; and programs without a machine,
-which need no boot. Now and then, the 4th, 32nd, 256th time, an execution is repeated from boot
+which need no boot. Now and then, the 8th, 64th, 512th time, an execution is repeated from boot
 and must come out the same.
 """
 
@@ -38,7 +38,7 @@ from mmigrate.linux.kernel import sched
 if TYPE_CHECKING:
     from mmigrate.explore.recording import Recording
 
-FIRST: Final = 2  # the execution whose start is noted, if there are so many
+FIRST: Final = 4  # the execution whose start is noted: that costs as much as it saves in three
 HEAP_TYPE: Final = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 NO_INSTANCES: Final = 1 << 7  # Py_TPFLAGS_DISALLOW_INSTANTIATION
 
@@ -292,7 +292,7 @@ class Stage:
             self._noted = Noted(machine)
             self._machine = machine
             self._running = sched.task
-            self._again = 4
+            self._again = 2 * FIRST
         except CannotNote:
             self._impossible = True
         scheduler.takeover = takeover
