@@ -2,7 +2,7 @@
 
 Floors, bottom to top; imports go down only:
 
-    0  errors units api observe, linux/include linux/lib    words and data
+    0  errors units api arguments observe, linux/include linux/lib   words and data
     1  linux/kernel                                  where a task can lose the CPU
     2  linux/mm linux/fs linux/drivers               the kernel itself
     3  machine lab                                   a modelled computer; a real kernel, booted

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from mmigrate.arguments import by_page, natural
 from mmigrate.errors import MemoryFault
 from mmigrate.linux.drivers import iommu
 from mmigrate.linux.include.mm_types import Page
 from mmigrate.linux.kernel import sched
 from mmigrate.linux.mm import mmu_notifier
-from mmigrate.machine.process import by_page
 
 if TYPE_CHECKING:
     from mmigrate.machine.process import Process
@@ -37,10 +37,11 @@ class Device:
     def write(self, address: int, data: bytes) -> None:
         """Store bytes, page by page."""
         with self._running():
-            for here, part in by_page(address, data):
+            for here, position, part in by_page(natural(address, "an address"), len(data)):
+                piece = data[position : position + part]
 
-                def store(page: Page, here: int = here, part: bytes = part) -> None:
-                    self.process.store(page, here, part)
+                def store(page: Page, here: int = here, piece: bytes = piece) -> None:
+                    self.process.store(page, here, piece)
 
                 self._access(here, True, store)
 
@@ -49,9 +50,10 @@ class Device:
         a finding."""
         found = bytearray()
         with self._running():
-            for here, part in by_page(address, bytes(length)):
+            natural(address, "an address")
+            for here, _, part in by_page(address, natural(length, "a length")):
 
-                def load(page: Page, here: int = here, size: int = len(part)) -> None:
+                def load(page: Page, here: int = here, size: int = part) -> None:
                     found.extend(self.process.load(page, here, size, self.name))
 
                 self._access(here, False, load)

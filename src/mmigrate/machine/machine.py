@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import Any
 
 from mmigrate.api import Mapping
+from mmigrate.arguments import mask_of
 from mmigrate.errors import ScenarioError, Violation
 from mmigrate.linux.drivers import block, iommu, node
 from mmigrate.linux.fs import fuse, hugetlbfs
@@ -57,7 +58,7 @@ from mmigrate.machine.hotplug import (
     online,
     soft_offline,
 )
-from mmigrate.machine.process import Pin, Process, checked, mask_of
+from mmigrate.machine.process import Pin, Process, checked
 from mmigrate.machine.shadow import Shadow
 from mmigrate.units import MiB
 

@@ -15,21 +15,25 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from mmigrate.api import Mapping, MoveResult, Reason
+from mmigrate.arguments import (
+    Where,
+    by_page,
+    length_of,
+    natural,
+    node_mask,
+    nodes_of,
+    policy_mode,
+    protection,
+    range_of,
+)
 from mmigrate.errors import MemoryFault, ScenarioError
 from mmigrate.linux.fs import task_mmu
 from mmigrate.linux.fs.inode import open_file
 from mmigrate.linux.include.hugetlb import hstate_vma
 from mmigrate.linux.include.mempolicy import (
-    MPOL_BIND,
-    MPOL_DEFAULT,
-    MPOL_F_RELATIVE_NODES,
-    MPOL_F_STATIC_NODES,
-    MPOL_INTERLEAVE,
-    MPOL_LOCAL,
     MPOL_MF_MOVE,
     MPOL_MF_MOVE_ALL,
     MPOL_MF_STRICT,
-    MPOL_PREFERRED,
 )
 from mmigrate.linux.include.mm import (
     MADV_DONTNEED,
@@ -45,9 +49,6 @@ from mmigrate.linux.include.mm import (
     MCL_CURRENT,
     MREMAP_FIXED,
     MREMAP_MAYMOVE,
-    PROT_EXEC,
-    PROT_READ,
-    PROT_WRITE,
     VM_HUGETLB,
     VM_SHARED,
 )
@@ -95,19 +96,9 @@ from mmigrate.machine.shadow import Key
 if TYPE_CHECKING:
     from mmigrate.machine.machine import Machine
 
-Where = Mapping | int
 T = TypeVar("T")
 
-POLICY_MODES: Final = {
-    "default": MPOL_DEFAULT,
-    "prefer": MPOL_PREFERRED,
-    "preferred": MPOL_PREFERRED,
-    "bind": MPOL_BIND,
-    "interleave": MPOL_INTERLEAVE,
-    "local": MPOL_LOCAL,
-}
 POLICY_NAMES: Final = ("default", "prefer", "bind", "interleave", "local")
-MODE_FLAGS: Final = {"static": MPOL_F_STATIC_NODES, "relative": MPOL_F_RELATIVE_NODES}
 
 
 class Pin:
@@ -214,8 +205,8 @@ class Process:
         @offset bytes.  @at: exactly there (MAP_FIXED).  @hugetlb: of pages of this many bytes,
         which `machine.hugepages` has made, such as MiB(2).
         """
-        size = _length(length, pages)
-        _natural(at or 0, "an address")
+        size = length_of(length, pages)
+        natural(at or 0, "an address")
         flags |= MAP_SHARED if shared or flags & MAP_SHARED else MAP_PRIVATE
         if file is None:
             flags |= MAP_ANONYMOUS
@@ -233,7 +224,7 @@ class Process:
             with self.machine.shadow.dropping(self.mm.name, first, last):
                 start = checked(
                     mmap.do_mmap(
-                        task, at or 0, size, _prot(prot), flags, opened, offset >> PAGE_SHIFT
+                        task, at or 0, size, protection(prot), flags, opened, offset >> PAGE_SHIFT
                     )
                 )
             area = self._vma(start)
@@ -248,7 +239,7 @@ class Process:
         return self._files[inode.name]
 
     def munmap(self, where: Where, length: int | None = None) -> None:
-        start, size = _range(where, length)
+        start, size = range_of(where, length)
         with self.running() as task, self._losing(start, size):
             checked(mmap.sys_munmap(task, start, size))
 
@@ -264,7 +255,7 @@ class Process:
         flags = (MREMAP_MAYMOVE if may_move or at is not None else 0) | (
             MREMAP_FIXED if at is not None else 0
         )
-        _natural(new_length, "a length")
+        natural(new_length, "a length")
         first, last = _pages_of(where.start, where.length)
         shadow = self.machine.shadow
         pages = (new_length + PAGE_SIZE - 1) >> PAGE_SHIFT
@@ -282,11 +273,11 @@ class Process:
         return Mapping(start, (new_length + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1))
 
     def mprotect(self, where: Where, prot: int | str, length: int | None = None) -> None:
-        start, size = _range(where, length)
-        self._call(mprotect.sys_mprotect, start, size, _prot(prot))
+        start, size = range_of(where, length)
+        self._call(mprotect.sys_mprotect, start, size, protection(prot))
 
     def madvise(self, where: Where, advice: int, length: int | None = None) -> None:
-        start, size = _range(where, length)
+        start, size = range_of(where, length)
         with self.running() as task:
             losing: AbstractContextManager[None]
             if advice == MADV_DONTNEED:
@@ -301,11 +292,11 @@ class Process:
                 checked(madvise.sys_madvise(task, start, size, advice))
 
     def mlock(self, where: Where, length: int | None = None) -> None:
-        start, size = _range(where, length)
+        start, size = range_of(where, length)
         self._call(mlock.sys_mlock, start, size)
 
     def munlock(self, where: Where, length: int | None = None) -> None:
-        start, size = _range(where, length)
+        start, size = range_of(where, length)
         self._call(mlock.sys_munlock, start, size)
 
     def mlockall(self, flags: int = MCL_CURRENT) -> None:
@@ -316,18 +307,18 @@ class Process:
 
     def brk(self, address: int = 0) -> int:
         """Move the end of the heap; where it is now."""
-        cut_off = max(0, self.mm.brk - _natural(address, "an address")) if address else 0
+        cut_off = max(0, self.mm.brk - natural(address, "an address")) if address else 0
         with self.running() as task, self._losing(address, cut_off):
             return mmap.sys_brk(task, address)
 
     def remap_file_pages(self, where: Where, pgoff: int, length: int | None = None) -> None:
         """Let part of a shared file mapping show other pages of the file."""
-        start, size = _range(where, length)
+        start, size = range_of(where, length)
         self._call(fremap.sys_remap_file_pages, start, size, 0, pgoff, 0)
 
     def mincore(self, where: Where, length: int | None = None) -> list[bool]:
         """Which pages are resident."""
-        start, size = _range(where, length)
+        start, size = range_of(where, length)
         with self.running() as task:
             answer = mincore.sys_mincore(task, start, size)
         if isinstance(answer, int):
@@ -374,7 +365,7 @@ class Process:
     def touch(self, where: Where, *, write: bool = True, length: int | None = None) -> None:
         """One store (or load) in every page: a store of the byte that is there already, as
         `lock orb $0` would."""
-        start, size = _range(where, length)
+        start, size = range_of(where, length)
         with self.running() as task:
             for address in range(start, start + size, PAGE_SIZE):
                 self._access(task, address, write, _live)
@@ -382,10 +373,11 @@ class Process:
     def write(self, address: int, data: bytes) -> None:
         """Store bytes, page by page."""
         with self.running() as task:
-            for here, part in by_page(address, data):
+            for here, position, part in by_page(natural(address, "an address"), len(data)):
+                piece = data[position : position + part]
 
-                def store(page: Page, here: int = here, part: bytes = part) -> None:
-                    self.store(page, here, part)
+                def store(page: Page, here: int = here, piece: bytes = piece) -> None:
+                    self.store(page, here, piece)
 
                 self._access(task, here, True, store)
 
@@ -394,9 +386,10 @@ class Process:
         a finding."""
         found = bytearray()
         with self.running() as task:
-            for here, part in by_page(address, bytes(_natural(length, "a length"))):
+            natural(address, "an address")
+            for here, _, part in by_page(address, natural(length, "a length")):
 
-                def load(page: Page, here: int = here, size: int = len(part)) -> None:
+                def load(page: Page, here: int = here, size: int = part) -> None:
                     found.extend(self.load(page, here, size, self.name))
 
                 self._access(task, here, False, load)
@@ -471,18 +464,18 @@ class Process:
     ) -> None:
         """Set the policy of a range, and move what does not agree if asked to.
         @mode: MPOL_* or a word such as "bind" or "interleave=static"."""
-        start, size = _range(where, length)
+        start, size = range_of(where, length)
         flags |= (MPOL_MF_MOVE if move else 0) | (MPOL_MF_MOVE_ALL if move_all else 0)
         flags |= MPOL_MF_STRICT if strict else 0
-        mask, bits = _mask(nodes, maxnode)
-        self._call(policy_syscalls.sys_mbind, start, size, _mode(mode), mask, bits, flags)
+        mask, bits = node_mask(nodes, maxnode)
+        self._call(policy_syscalls.sys_mbind, start, size, policy_mode(mode), mask, bits, flags)
 
     def set_mempolicy(
         self, mode: int | str, nodes: Collection[int] = (), *, maxnode: int | None = None
     ) -> None:
-        mask, bits = _mask(nodes, maxnode)
+        mask, bits = node_mask(nodes, maxnode)
         with self.running() as task:
-            checked(policy_syscalls.sys_set_mempolicy(task, _mode(mode), mask, bits))
+            checked(policy_syscalls.sys_set_mempolicy(task, policy_mode(mode), mask, bits))
             self.task.mempolicy = task.mempolicy
             self.task.il_next = task.il_next
 
@@ -510,7 +503,7 @@ class Process:
         are.  @process: whose pages, by default our own."""
         addresses = where.pages() if isinstance(where, Mapping) else where
         for address in () if isinstance(where, Mapping) else addresses:
-            _natural(address, "an address")
+            natural(address, "an address")
         nodes: Sequence[int] | None
         if node is None:
             nodes = None
@@ -542,8 +535,8 @@ class Process:
         maxnode: int | None = None,
     ) -> int:
         """Move all pages on nodes @from_ to @to; how many could not be moved."""
-        old, bits = _mask(from_, maxnode)
-        new, more_bits = _mask(to, maxnode)
+        old, bits = node_mask(from_, maxnode)
+        new, more_bits = node_mask(to, maxnode)
         pid = 0 if process is None or process is self else process.pid
         return self._call(policy_syscalls.sys_migrate_pages, pid, max(bits, more_bits), old, new)
 
@@ -573,7 +566,7 @@ class Process:
 
     def pin(self, where: Where, *, length: int | None = None, write: bool = True) -> Pin:
         """References on the pages, as get_user_pages takes them for I/O; faults them in."""
-        start, size = _range(where, length)
+        start, size = range_of(where, length)
         count = (size + PAGE_SIZE - 1) >> PAGE_SHIFT
         with self.running():
             pages = gup.get_user_pages_fast(start, count, write)
@@ -621,7 +614,7 @@ class Process:
 
     def placement(self, where: Where, length: int | None = None) -> dict[int, int]:
         """How many pages of the range are mapped on each node."""
-        start, size = _range(where, length)
+        start, size = range_of(where, length)
         counts: Counter[int] = Counter()
         huge_zero = huge_memory.state(self.mm.kernel).huge_zero_page
         for address in range(start, start + size, PAGE_SIZE):
@@ -654,7 +647,7 @@ class Process:
 
     def pagemap(self, where: Where, length: int | None = None) -> list[int]:
         """The 64-bit words of /proc/PID/pagemap."""
-        start, size = _range(where, length)
+        start, size = range_of(where, length)
         with self.running():
             return task_mmu.pagemap(self.mm, start, start + size)
 
@@ -684,79 +677,10 @@ def peek_pte(mm: Mm, address: int) -> int:
     return pte
 
 
-def nodes_of(mask: int) -> tuple[int, ...]:
-    return tuple(node for node in range(mask.bit_length()) if mask >> node & 1)
-
-
 def _live(page: Page) -> None:
     if page.data is None:
         BUG("used through a stale translation after it was freed", page)
 
 
-def _length(length: int | None, pages: int | None) -> int:
-    if (length is None) == (pages is None):
-        raise ScenarioError("mmap needs either a length in bytes or pages=")
-    return _natural(length if length is not None else (pages or 0) * PAGE_SIZE, "a length")
-
-
-def _natural(value: int, what: str) -> int:
-    """A number as a register holds it."""
-    if not 0 <= value < 1 << 64:
-        raise ScenarioError(f"{value} is not {what}: it must be between 0 and 2**64 - 1")
-    return value
-
-
-def _range(where: Where, length: int | None) -> tuple[int, int]:
-    if isinstance(where, Mapping):
-        start, size = where.start, where.length if length is None else length
-    else:
-        start, size = where, PAGE_SIZE if length is None else length
-    return _natural(start, "an address"), _natural(size, "a length")
-
-
 def _pages_of(start: int, size: int) -> tuple[int, int]:
     return start >> PAGE_SHIFT, (start + max(size, 1) - 1) >> PAGE_SHIFT
-
-
-def by_page(address: int, data: bytes) -> Iterator[tuple[int, bytes]]:
-    _natural(address, "an address")
-    position = 0
-    while position < len(data):
-        here = address + position
-        room = PAGE_SIZE - (here & (PAGE_SIZE - 1))
-        yield here, data[position : position + room]
-        position += room
-
-
-def _prot(prot: int | str) -> int:
-    if isinstance(prot, int):
-        return prot
-    letters = {"r": PROT_READ, "w": PROT_WRITE, "x": PROT_EXEC, "-": 0}
-    if not set(prot) <= set(letters):
-        raise ScenarioError(f'prot is "{prot}"; use letters of "rwx", or "" for none')
-    return sum(letters[letter] for letter in set(prot))
-
-
-def _mode(mode: int | str) -> int:
-    if isinstance(mode, int):
-        return mode
-    name, *words = mode.replace("=", " ").split()
-    if name not in POLICY_MODES or not set(words) <= set(MODE_FLAGS):
-        raise ScenarioError(f'no policy is called "{mode}"; known: {", ".join(POLICY_MODES)}')
-    return POLICY_MODES[name] | sum(MODE_FLAGS[word] for word in set(words))
-
-
-def mask_of(nodes: Collection[int]) -> int:
-    """Nodes as a bit mask."""
-    mask = 0
-    for node in nodes:
-        if node < 0:
-            raise ScenarioError(f"{node} is not a node")
-        mask |= 1 << node
-    return mask
-
-
-def _mask(nodes: Collection[int], maxnode: int | None) -> tuple[int, int]:
-    """(bit mask, maxnode) for a set of nodes; the kernel reads maxnode - 1 bits."""
-    mask = mask_of(nodes)
-    return mask, max(64, mask.bit_length()) + 1 if maxnode is None else maxnode

@@ -64,15 +64,6 @@ MADV_PAGEOUT: Final = 21
 MADV_HWPOISON: Final = 100
 MADV_SOFT_OFFLINE: Final = 101
 
-POLICY_MODES: Final = {
-    "default": 0,
-    "prefer": 1,
-    "preferred": 1,
-    "bind": 2,
-    "interleave": 3,
-    "local": 4,
-}
-MODE_FLAGS: Final = {"static": 1 << 15, "relative": 1 << 14}
 MPOL_MF_STRICT: Final = 1
 MPOL_MF_MOVE: Final = 2
 MPOL_MF_MOVE_ALL: Final = 4

@@ -13,10 +13,10 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
+from mmigrate.arguments import by_page, whole_pages
 from mmigrate.errors import MemoryFault, Missing, ScenarioError
 from mmigrate.real import kernel_abi as abi
 from mmigrate.real import puppet
-from mmigrate.real.arguments import by_page, whole_pages
 from mmigrate.real.channel import SIGNALS, Channel, Gone
 from mmigrate.real.own_areas import OwnAreas
 

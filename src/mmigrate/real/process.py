@@ -18,24 +18,23 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from mmigrate.api import Mapping, MoveResult
-from mmigrate.errors import MemoryFault, Missing, ScenarioError
-from mmigrate.real import kernel_abi as abi
-from mmigrate.real import puppet
-from mmigrate.real.arguments import (
+from mmigrate.arguments import (
     Where,
     by_page,
     length_of,
     natural,
-    node_mask,
-    nodes_in,
     policy_mode,
     protection,
     range_of,
     whole_pages,
 )
+from mmigrate.errors import MemoryFault, Missing, ScenarioError
+from mmigrate.real import kernel_abi as abi
+from mmigrate.real import puppet
 from mmigrate.real.channel import SIGNALS
 from mmigrate.real.files import RealFile
 from mmigrate.real.kernel_log import read_vmstat
+from mmigrate.real.node_masks import mask_words, nodes_in
 from mmigrate.real.obedient import Obedient, checked
 from mmigrate.real.pages import pagemap_words, query_nodes, reasons_of
 from mmigrate.units import PAGE_SIZE
@@ -246,13 +245,13 @@ class RealProcess(Obedient):
         start, size = range_of(where, length)
         flags |= (abi.MPOL_MF_MOVE if move else 0) | (abi.MPOL_MF_MOVE_ALL if move_all else 0)
         flags |= abi.MPOL_MF_STRICT if strict else 0
-        mask, bits = node_mask(nodes, maxnode)
+        mask, bits = mask_words(nodes, maxnode)
         checked(self._call_with(abi.SYS_MBIND, (start, size, policy_mode(mode), mask, bits, flags)))
 
     def set_mempolicy(
         self, mode: int | str, nodes: Collection[int] = (), *, maxnode: int | None = None
     ) -> None:
-        mask, bits = node_mask(nodes, maxnode)
+        mask, bits = mask_words(nodes, maxnode)
         checked(self._call_with(abi.SYS_SET_MEMPOLICY, (policy_mode(mode), mask, bits)))
 
     def get_mempolicy(
@@ -313,8 +312,8 @@ class RealProcess(Obedient):
         maxnode: int | None = None,
     ) -> int:
         """Move all pages on nodes @from_ to @to; how many could not be moved."""
-        old, bits = node_mask(from_, maxnode)
-        new, more_bits = node_mask(to, maxnode)
+        old, bits = mask_words(from_, maxnode)
+        new, more_bits = mask_words(to, maxnode)
         target = self if process is None else process
         pid = 0 if target is self else target.pid
         with self.machine.accounting(target):

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from mmigrate.api import Mapping
+from mmigrate.arguments import POLICY_MODES
 from mmigrate.errors import MemoryFault, ScenarioError, UsageError
 from mmigrate.linux.include.mm import MAP_NORESERVE, VM_IO, VM_PFNMAP
 from mmigrate.linux.include.mm_types import Inode
@@ -24,7 +25,7 @@ from mmigrate.linux.include.sched import Cred
 from mmigrate.linux.kernel.rwsem import down_write
 from mmigrate.linux.mm.vma import find_vma, split_vma
 from mmigrate.machine.machine import Machine
-from mmigrate.machine.process import POLICY_MODES, Process
+from mmigrate.machine.process import Process
 from mmigrate.snapshot.nodeset import describe, parse_policy
 from mmigrate.snapshot.snapshot import PageState, Snapshot, VmaRecord
 
