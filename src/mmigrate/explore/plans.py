@@ -110,8 +110,9 @@ class Wanted:
     def starts_with(self, task: int, known: KnownStep | None = None) -> Starts:
         """Whether the task's next step could come first here.  @known: what it was when it was
         planned."""
+        tasks, second, second_task = self.trace.tasks, self.second, self.second_task
         for index in self.steps:
-            if self.task(index) == task:
+            if (second_task if index == second else tasks[index]) == task:
                 past = self.needs if index == self.second else self.trace.before[index]
                 return Starts.NO if past & self.mask & ~(1 << index) else Starts.YES
         if task in self.unknown:
@@ -120,10 +121,21 @@ class Wanted:
             disturbed = any(known.disturbs(self._known_step(index)) for index in self.steps)
         else:
             step = self.trace.next_of(task, self.reached.get(task, self.first))
-            disturbed = step is None or any(
-                dependent(self._step(index), step) for index in self.steps
-            )
+            disturbed = step is None or self._disturbed(step)
         return Starts.NO if disturbed else Starts.UNWANTED
+
+    def _disturbed(self, step: Step) -> bool:
+        """Whether one of the steps depends on @step, which is another task's."""
+        trace = self.trace
+        if step.cpu in trace.cpu_accesses:
+            return any(dependent(self._step(index), step) for index in self.steps)
+        if self.mask >> len(trace) and dependent(trace.pending[self.second_task], step):
+            return True
+        if step.word < 0:
+            return False
+        mask = self.mask
+        touched = (trace.accesses if step.kind else trace.writes)[step.word]
+        return any(mask >> index & 1 for index in touched)
 
     def take(self, task: int) -> None:
         """It does come first."""
