@@ -1,6 +1,7 @@
 """The model of each recorded kernel allows what that kernel answered to the whole collection."""
 
 import json
+import re
 
 import pytest
 
@@ -34,6 +35,8 @@ def test_the_model_agrees(recording):
 def test_every_row_of_the_table_names_a_case():
     names = {case.name for case in CASES}
     assert [row.case for row in differences.TABLE if row.case not in names] == []
+    for row in differences.TABLE:  # and what changed it: an id, or a subject
+        assert re.fullmatch("[0-9a-f]{12}|[a-z]+.*: .+", row.commit)
 
 
 def test_a_row_that_no_longer_differs_fails(monkeypatch):

@@ -15,14 +15,14 @@ from mmigrate.linux.include.switches import release_number
 @dataclass(frozen=True)
 class Difference:
     """@case: "file:scenario".  @keys: the observations that differ.  @since: a release
-    from which on it is so.  @why: a sentence.  @commit: what changed it, "" if that is not known
-    for sure."""
+    from which on it is so.  @why: a sentence.  @commit: what changed it: its id, or its subject
+    where the id is not known for sure."""
 
     case: str
     keys: tuple[str, ...]
     since: str
     why: str
-    commit: str = ""
+    commit: str
 
     def concerns(self, case: str, release: str) -> bool:
         return self.case == case and release_number(self.since) <= release_number(release)
@@ -37,18 +37,21 @@ TABLE: Final[tuple[Difference, ...]] = (
         ("move", "after", "(migrations)"),
         "v6.1",
         "a huge page is made of free memory when the pool of the node has none",
+        "ab5ac90aecf5",
     ),
     Difference(
         "huge_pages:hugetlb_strict",
         ("strict",),
-        "v6.1",
+        "v5.7",
         "MPOL_MF_STRICT finds misplaced huge pages of hugetlbfs",
+        "mm/mempolicy: support MPOL_MF_STRICT for huge page mapping",
     ),
     Difference(
         "huge_pages:soft_offline",
         ("(complaints)",),
         "v6.1",
         "v3.19 loses the free block that a bad page heads; now only the page is taken out",
+        "06be6ff3d2ec",
     ),
     Difference(
         "huge_pages:hugetlb_tail",

@@ -140,7 +140,7 @@ def _verdict_json(verdict: Verdict) -> dict[str, Any]:
     return {
         "case": verdict.case,
         "why": verdict.why,
-        "commits": [row.commit for row in verdict.rows if row.commit],
+        "commits": [row.commit for row in verdict.rows],
         "observations": [
             {
                 "key": observation.key,

@@ -33,7 +33,7 @@ def print_report(report: Report) -> None:
 
 def _print_verdict(console: Console, verdict: Verdict) -> None:
     style = _STYLES[verdict.outcome]
-    commits = ", ".join(row.commit for row in verdict.rows if row.commit)
+    commits = ", ".join(row.commit for row in verdict.rows)
     why = f": {verdict.why}" if verdict.why else ""
     why += f" ({commits})" if commits else ""
     console.print(f"[{style}]{verdict.outcome}[/] {escape(verdict.case)}{escape(why)}")
