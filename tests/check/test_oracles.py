@@ -5,7 +5,8 @@ import pytest
 from mmigrate import Machine, MiB
 from mmigrate.check import ORACLES
 from mmigrate.check.view import View
-from mmigrate.linux.include.mm import MADV_HUGEPAGE, VM_WRITE
+from mmigrate.linux.include.migrate_mode import MIGRATE_SYNC
+from mmigrate.linux.include.mm import MADV_HUGEPAGE, MADV_MERGEABLE, VM_WRITE
 from mmigrate.linux.include.mm_types import PageTable
 from mmigrate.linux.include.page_flags import (
     PG_active,
@@ -35,7 +36,8 @@ from mmigrate.linux.kernel.page_ref import get_page
 from mmigrate.linux.kernel.pgtable import find_leaf, find_pmds
 from mmigrate.linux.kernel.spinlock import spin_lock
 from mmigrate.linux.lib.list import ListHead, list_add, list_del
-from mmigrate.linux.mm import vmscan
+from mmigrate.linux.mm import compaction, vmscan
+from mmigrate.linux.mm.compaction import CompactControl
 from mmigrate.linux.mm.huge_memory import huge_parts
 from mmigrate.linux.mm.page_isolation import set_migratetype_isolate
 
@@ -331,6 +333,95 @@ SEEDED = {
     "page blocks": page_blocks,
     "out of use": out_of_use,
 }
+
+
+def isolated_in_the_balloon(scene):
+    """Counted as isolated, by nobody."""
+    scene.machine.balloon.inflate(2)
+    scene.machine.balloon.device.vb_dev_info.isolated_pages += 1
+
+
+def forgotten_by_the_balloon(scene):
+    """A page less by the count of the driver."""
+    scene.machine.balloon.inflate(2)
+    scene.machine.balloon.device.num_pages -= 1
+
+
+def kept_by_the_free_scanner(scene):
+    """Compaction ends, and a page of its own list is not given back."""
+    with scene.app.running():
+        control = CompactControl(scene.zone, -1, MIGRATE_SYNC)
+        start = scene.page.pfn & ~511
+        compaction.isolate_freepages_block(control, start, start + 512, control.freepages, False)
+        kept = control.freepages.next
+        assert kept is not control.freepages
+        list_del(kept)
+        compaction.release_freepages(control.freepages)
+
+
+def not_in_the_tree(scene):
+    """A merged page, the node of which has left its tree."""
+    merged(scene)
+    state = scene.kernel.ksm
+    [tree] = [tree for tree in state.root_stable_tree if tree]
+    tree.clear()
+
+
+def merged(scene):
+    for name in ("one", "two"):
+        process = scene.machine.process(name)
+        area = process.mmap(pages=1)
+        process.write(area.start, b"the same")
+        process.madvise(area, MADV_MERGEABLE)
+    scene.machine.ksm_scan()
+
+
+def counted_on_another_node(scene):
+    """As many free huge pages as there are, and not where they are."""
+    scene.machine.hugepages(2, node=0)
+    free = scene.kernel.hugetlb.hstates[0].free_huge_pages_node
+    free[0], free[1] = free[1], free[0]
+
+
+def promised_twice(scene):
+    """Reserved pages of a mapping that the counter does not know."""
+    scene.machine.hugepages(2)
+    scene.app.mmap(MiB(2), hugetlb=MiB(2))
+    scene.kernel.hugetlb.hstates[0].resv_huge_pages -= 1
+
+
+def not_told_of_munmap(scene):
+    """A device that still reaches what has been freed."""
+    device = scene.machine.device(scene.app)
+    area = scene.app.mmap(pages=1)
+    device.write(area.start, b"s")
+    kept = dict(device.driver.translations)
+    scene.app.munmap(area)
+    device.driver.translations.update(kept)
+
+
+def uncharged_too_often(scene):
+    group(scene)[0].memory.count -= 1
+
+
+MORE = [
+    ("balloon", isolated_in_the_balloon),
+    ("balloon", forgotten_by_the_balloon),
+    ("references", kept_by_the_free_scanner),
+    ("ksm", not_in_the_tree),
+    ("hugetlb pools", counted_on_another_node),
+    ("hugetlb reservations", promised_twice),
+    ("devices", not_told_of_munmap),
+    ("charges", uncharged_too_often),
+]
+
+
+@pytest.mark.parametrize(("name", "seed"), MORE, ids=lambda value: getattr(value, "__name__", ""))
+def test_finds_others_of_its_bugs_alone(name, seed):
+    scene = Scene()
+    seed(scene)
+    found = scene.machine.check()
+    assert {violation.oracle for violation in found} == {name}, [str(v) for v in found]
 
 
 def test_every_oracle_has_a_seeded_bug():

@@ -105,6 +105,8 @@ def free_pages(view: View) -> Iterator[Violation]:
     for page in view.pages():
         if page._count or not (page.flags or page.mapping is not None or page.data is not None):
             continue
+        if page.flags & PG_hwpoison:
+            continue  # whoever let go of it last has dropped it as it was
         if not _head_count(page) and page.pfn not in view.pooled:
             stray = page.flags & PAGE_FLAGS_CHECK_AT_FREE & ~_OUT_OF_USE
             if stray:

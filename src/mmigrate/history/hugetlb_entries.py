@@ -1,5 +1,5 @@
-"""9fbc1f635fd0, a8bda28d87c3, 0f792cf949a0, 4e666314d286, e66f17ff7177: munmap, mprotect, a fault
-and move_pages on a huge page of hugetlb that migrates.
+"""9fbc1f635fd0, a8bda28d87c3, 0f792cf949a0, 4e666314d286, e66f17ff7177, bcc54222309c: munmap,
+mprotect, a fault and move_pages on a huge page of hugetlb that migrates.
 
 In v3.19 they take a migration entry for a pte that maps a page, or a page that is free for one.
 """
@@ -12,12 +12,14 @@ from mmigrate.linux.include.migrate_mode import MIGRATE_ASYNC
 from mmigrate.linux.include.mm import FOLL_GET
 from mmigrate.linux.include.mm_types import Page
 from mmigrate.linux.include.switches import (
+    ACTIVE_HUGE_PAGES,
     FOLLOW_HUGE_PMD_LOCKED,
     HUGE_FAULT_TRIES_LOCK,
     HUGE_PROTECT_KNOWS_ENTRIES,
     HUGE_SLOT_MAY_BE_ENTRY,
     HUGE_UNMAP_KNOWS_ENTRIES,
 )
+from mmigrate.linux.kernel.page_flags import lock_page, unlock_page
 from mmigrate.linux.kernel.rwsem import down_read
 from mmigrate.linux.lib.list import ListHead
 from mmigrate.linux.mm import gup, hugetlb_pool, migrate, swap
@@ -73,6 +75,25 @@ def lookup_meets_migration(machine: Any) -> None:
         machine.start(look_up, cpu=1)
 
     _meets_migration(machine, start)
+
+
+def isolation_meets_isolation(machine: Any) -> None:
+    """What two calls of move_pages do with a page before and after they migrate it."""
+    machine.hugepages(1, node=0)
+    app = machine.process("app")
+    area = app.mmap(MiB(2), hugetlb=MiB(2), shared=True)
+    app.write(area.start, b"huge")
+    page = machine.page_of(app, area.start)
+
+    def isolate_and_put_back() -> None:
+        isolated = ListHead()
+        hugetlb_pool.isolate_huge_page(page, isolated)
+        lock_page(page)  # where it would migrate
+        unlock_page(page)
+        migrate.putback_movable_pages(isolated)
+
+    machine.start(isolate_and_put_back, cpu=0)
+    machine.start(isolate_and_put_back, cpu=1)
 
 
 ROWS = (
@@ -134,5 +155,19 @@ ROWS = (
             "nodes": (MiB(32), MiB(32)),
             "backports": (HUGE_FAULT_TRIES_LOCK, HUGE_SLOT_MAY_BE_ENTRY),
         },
+    ),
+    Row(
+        ACTIVE_HUGE_PAGES,
+        "A huge page that has been isolated can be isolated once more: it moves from one private "
+        "list to the other.",
+        Kind.RACE,
+        isolation_meets_isolation,
+        (
+            "the reference of who was first is never dropped, or a list is not what it was",
+            "the second finds that it is taken",
+        ),
+        finding="references",
+        machine={"nodes": (MiB(32), MiB(32))},
+        note="Found by searching v3.19.",
     ),
 )

@@ -30,6 +30,7 @@ class Hstate:
         "free_huge_pages_node",
         "hugepage_activelist",
         "hugepage_freelists",
+        "isolated",
         "next_nid_to_alloc",
         "next_nid_to_free",
         "nr_huge_pages",
@@ -55,6 +56,7 @@ class Hstate:
         self.next_nid_to_alloc = 0
         self.next_nid_to_free = 0
         self.hugepage_activelist = ListHead()
+        self.isolated: dict[object, None] = {}  # kept with ACTIVE_HUGE_PAGES only
         self.hugepage_freelists = [ListHead() for _ in range(nodes)]
 
     def __repr__(self) -> str:

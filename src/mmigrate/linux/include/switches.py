@@ -76,6 +76,7 @@ RSS_OF_REMAPPED: Final = "887843961c4b"
 UNTOUCHED_DESTINATION: Final = "cf4b769abb8a"
 MLOCK_MIGRATED: Final = "51afb12ba809"
 MUNLOCK_COUNTS: Final = "70feee0e1ef3"
+FOLL_MIGRATION_WAITS: Final = "foll-migration-waits"
 KEEP_SOFT_DIRTY: Final = "c3d16e16522f"
 FLUSH_BEFORE_UNLOCK: Final = "eb66ae030829"
 ONE_LOOK_AT_PMD: Final = "8b272b3cbbb5"
@@ -84,6 +85,7 @@ HUGE_FAULT_TRIES_LOCK: Final = "0f792cf949a0"
 HUGE_PROTECT_KNOWS_ENTRIES: Final = "a8bda28d87c3"
 HUGE_UNMAP_KNOWS_ENTRIES: Final = "9fbc1f635fd0"
 HUGE_SLOT_MAY_BE_ENTRY: Final = "4e666314d286"
+ACTIVE_HUGE_PAGES: Final = "bcc54222309c"
 ISOLATE_ONCE: Final = "2c7452a075d4"
 SECOND_LOOK_LETS_GO: Final = "second-look-lets-go"
 
@@ -182,6 +184,7 @@ SWITCHES: Final[dict[str, Switch]] = {
     ),
     MLOCK_MIGRATED: Switch("mm: page migration fix PageMlocked on migrated pages", "v4.4"),
     MUNLOCK_COUNTS: Switch("mlock: fix mlock count can not decrease in race condition", "v4.12"),
+    FOLL_MIGRATION_WAITS: Switch("mm,ksm: FOLL_MIGRATION do migration_entry_wait", "v3.9"),
     KEEP_SOFT_DIRTY: Switch(
         "mm: migration: do not lose soft dirty bit if page is in migration state", "v3.12"
     ),
@@ -197,6 +200,7 @@ SWITCHES: Final[dict[str, Switch]] = {
     HUGE_UNMAP_KNOWS_ENTRIES: Switch(
         "mm/hugetlb: add migration entry check in __unmap_hugepage_range", "v4.0"
     ),
+    ACTIVE_HUGE_PAGES: Switch("mm: hugetlb: introduce page_huge_active", "v4.1"),
     ISOLATE_ONCE: Switch(
         "mm/page_isolation.c: make start_isolate_page_range() fail if already isolated", "v4.17"
     ),

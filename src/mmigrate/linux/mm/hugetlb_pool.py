@@ -49,7 +49,10 @@ from mmigrate.linux.include.page_flags import (
     PG_writeback,
 )
 from mmigrate.linux.include.pgtable import PMD_SHIFT
-from mmigrate.linux.include.switches import RENAME_HUGEPAGE_MIGRATION_SUPPORT
+from mmigrate.linux.include.switches import (
+    ACTIVE_HUGE_PAGES,
+    RENAME_HUGEPAGE_MIGRATION_SUPPORT,
+)
 from mmigrate.linux.include.vmstat import HTLB_BUDDY_PGALLOC, HTLB_BUDDY_PGALLOC_FAIL
 from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.bug import BUG_ON, VM_BUG_ON_PAGE
@@ -611,12 +614,26 @@ def alloc_huge_page_noerr(vma: Vma, addr: int, avoid_reserve: bool) -> Page | No
 
 
 def isolate_huge_page(page: Page, list: ListHead) -> bool:
-    """Take a head off its list, with a reference; False if it is free.  Whether somebody else
-    has isolated it already is not asked  (mm/hugetlb.c: isolate_huge_page)."""
+    """Take a head off its list, with a reference; False if it is free
+    (mm/hugetlb.c: isolate_huge_page).
+
+    Known defect of v3.19: whether somebody else has isolated it already is not asked; the page
+    then leaves the list of who was first, with whom its reference stays for ever.
+    Differs: the later kernel marks active pages, not those that are isolated.
+    """
     VM_BUG_ON_PAGE(not PageHead(page), page, "isolate_huge_page of no head")
+    kernel = page.zone.kernel
+    if kernel.has(ACTIVE_HUGE_PAGES):
+        isolated = page_hstate(page).isolated
+        with spin_lock(state(kernel).lock):
+            if page in isolated or not get_page_unless_zero(page):
+                return False
+            isolated[page] = None
+            list_move_tail(page, list)
+        return True
     if not get_page_unless_zero(page):
         return False
-    with spin_lock(state(page.zone.kernel).lock):
+    with spin_lock(state(kernel).lock):
         list_move_tail(page, list)
     return True
 
@@ -625,6 +642,7 @@ def putback_active_hugepage(page: Page) -> None:
     """Undo an isolation  (mm/hugetlb.c: putback_active_hugepage)."""
     VM_BUG_ON_PAGE(not PageHead(page), page, "putback_active_hugepage of no head")
     with spin_lock(state(page.zone.kernel).lock):
+        page_hstate(page).isolated.pop(page, None)
         list_move_tail(page, page_hstate(page).hugepage_activelist)
     swap.put_page(page)
 

@@ -54,7 +54,11 @@ from mmigrate.linux.include.pgtable import (
     pte_write,
     pte_wrprotect,
 )
-from mmigrate.linux.include.switches import REMEMBER_EXCLUSIVE, UNSHARE_MERGED
+from mmigrate.linux.include.switches import (
+    FOLL_MIGRATION_WAITS,
+    REMEMBER_EXCLUSIVE,
+    UNSHARE_MERGED,
+)
 from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.area import vma_flags
 from mmigrate.linux.kernel.atomic import READ_ONCE, WRITE_ONCE, atomic_inc
@@ -241,9 +245,10 @@ def break_ksm(vma: Vma, addr: int) -> int:
     (mm/ksm.c: break_ksm)."""
     done = VM_FAULT_WRITE | VM_FAULT_SIGBUS | VM_FAULT_SIGSEGV | VM_FAULT_OOM
     ret = 0
+    waits = FOLL_MIGRATION if vma.vm_mm.kernel.has(FOLL_MIGRATION_WAITS) else 0
     while not ret & done:
         sched.cond_resched()
-        page = _follow_page(vma, addr, FOLL_GET | FOLL_MIGRATION)
+        page = _follow_page(vma, addr, FOLL_GET | waits)
         if not isinstance(page, Page):
             break
         if PageKsm(page) and vma.vm_mm.kernel.has(UNSHARE_MERGED):
