@@ -240,3 +240,19 @@ def soft_offline_by_a_user(machine):
     heap = app.mmap(pages=1)
     app.touch(heap)
     return {"call": attempt(app.madvise, heap, SOFT_OFFLINE)}
+
+
+def hugetlb_soft_offline(machine):
+    """A huge page of hugetlbfs whose memory goes bad is replaced by another of its pool."""
+    machine.hugepages(2, node=0)
+    app = machine.process("app", cpu=0)
+    huge = app.mmap(MiB(2), hugetlb=MiB(2))
+    app.write(huge.start + 5000, b"huge")
+    before = machine.meminfo
+    return {
+        "offline": attempt(app.madvise, huge.start, SOFT_OFFLINE, 4096),
+        "at": _nodes_of(app, huge, 0),
+        "contents": attempt(app.read, huge.start + 5000, 4),
+        "pool": machine.meminfo["HugePages_Total"] - before["HugePages_Total"],
+        "free": machine.meminfo["HugePages_Free"] - before["HugePages_Free"],
+    }

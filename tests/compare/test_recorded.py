@@ -117,3 +117,22 @@ def test_a_recording_that_is_none(tmp_path):
     (tmp_path / "r.json").write_text("[]")
     with pytest.raises(UsageError, match="is not a recording"):
         read_recording(tmp_path / "r.json")
+
+
+def test_a_new_recording_of_a_part_keeps_the_rest():
+    def of(name, **told):
+        return Recording(
+            name, (1 << 20,), {}, {case: Told(missing=text) for case, text in told.items()}
+        )
+
+    earlier = of("6.1.0-56-amd64", one="old", two="old")
+    assert earlier.with_(of("6.1.0-56-amd64", two="new")).told == of("", one="old", two="new").told
+    assert earlier.with_(of("6.1.0-57-amd64", two="new")) == of("6.1.0-57-amd64", two="new")
+
+
+def test_a_file_that_is_no_recording_is_not_written_over(capsys, tmp_path):
+    file = tmp_path / "notes.txt"
+    file.write_text("dear to me")
+    case = str(COLLECTION / "protection.py")
+    assert compare(capsys, case, "--recorded", "--kernel", "6.1", "--record", str(file))[0] == 2
+    assert file.read_text() == "dear to me"

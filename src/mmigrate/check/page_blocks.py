@@ -9,7 +9,7 @@ from mmigrate.check.view import View
 from mmigrate.errors import Violation
 from mmigrate.linux.include.gfp import MIGRATE_CMA, MIGRATE_ISOLATE, MIGRATETYPE_NAMES
 from mmigrate.linux.include.mmzone import PAGEBLOCK_ORDER
-from mmigrate.linux.include.page_flags import PG_hwpoison, PG_reserved
+from mmigrate.linux.include.page_flags import PG_hugetlb, PG_hwpoison, PG_reserved
 from mmigrate.linux.include.vmstat import NR_FREE_CMA_PAGES
 from mmigrate.linux.mm.page_alloc import get_pageblock_migratetype
 
@@ -57,6 +57,8 @@ def out_of_use(view: View) -> Iterator[Violation]:
     bad = 0
     for page in view.flagged():
         bad += bool(page.flags & PG_hwpoison)
+        if page.flags & PG_hugetlb and page._count == 1 and page.mapping is None:
+            continue  # taken out of its pool for good, with that reference
         if page.flags & (PG_hwpoison | PG_reserved) and page._count:
             why = "bad memory" if page.flags & PG_hwpoison else "memory that was taken away"
             yield Violation("out of use", repr(page), f"in use, {why}")

@@ -12,8 +12,11 @@ from mmigrate.linux.include.page_flags import (
     PAGE_BALLOON_MAPCOUNT_VALUE,
     PAGE_FLAGS_PRIVATE,
     PG_hugetlb,
+    PG_hwpoison,
 )
 from mmigrate.linux.mm.page_alloc import compound_order
+
+_BAD_HUGE = PG_hwpoison | PG_hugetlb  # taken out of its pool with a reference
 
 
 def references(view: View) -> Iterator[Violation]:
@@ -31,6 +34,7 @@ def references(view: View) -> Iterator[Violation]:
             "balloon": 1 if pfn in ballooned else 0,
             "vectors": view.vectors[pfn],
             "contiguous": 1 if pfn in view.contiguous else 0,
+            "nobody, for it is bad": page.flags & _BAD_HUGE == _BAD_HUGE,
             "pins": sum(view.pins[part] for part in range(pfn, pfn + size_of(page))),
         }
         if page._count != sum(named.values()):

@@ -62,6 +62,7 @@ def command(
     """
     cases = load_cases(files)
     sources = _sources(cases, kernel, recorded, nodes, repeat)
+    earlier = kernels.read_recording(record) if record is not None and record.exists() else None
     reports = []
     with output.progress() as show:
         for name, image, told_cases in sources:
@@ -76,7 +77,8 @@ def command(
             if record is not None:
                 configuration = kernels.configuration_of(image, name)
                 sizes = tuple(parse_sizes(nodes)) if nodes else kernels.NODES
-                kernels.write_recording(record, Recording(name, sizes, configuration, told))
+                new = Recording(name, sizes, configuration, told)
+                kernels.write_recording(record, new if earlier is None else earlier.with_(new))
     if as_json:
         found = [report.as_json() for report in reports]
         output.print_json(found[0] if len(found) == 1 else {"kernels": found})

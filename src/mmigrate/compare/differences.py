@@ -54,6 +54,13 @@ TABLE: Final[tuple[Difference, ...]] = (
         "06be6ff3d2ec",
     ),
     Difference(
+        "huge_pages:hugetlb_soft_offline",
+        ("pool",),
+        "v4.13",
+        "a page that goes bad does not count for its pool any more",
+        "c3114a84f7f9",
+    ),
+    Difference(
         "huge_pages:hugetlb_tail",
         ("move", "after", "(migrations)"),
         "v6.12",

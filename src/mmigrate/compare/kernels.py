@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -173,6 +173,13 @@ class Recording:
     nodes: tuple[int, ...]
     configuration: dict[str, str]
     told: dict[str, Told]
+
+    def with_(self, new: Recording) -> Recording:
+        """@new, with the answers to cases that only this one has if it is of the same kernel."""
+        same = (self.name, self.nodes, self.configuration)
+        if same != (new.name, new.nodes, new.configuration):
+            return new
+        return replace(new, told={**self.told, **new.told})
 
 
 def read_recording(path: Path) -> Recording:

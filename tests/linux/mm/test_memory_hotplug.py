@@ -1,10 +1,11 @@
 """Memory goes out of use and comes back; single pages go for good."""
 
-from errno import EAGAIN, EBUSY, EINVAL, EIO, EPERM
+from errno import EAGAIN, EBUSY, EINVAL, EIO, ENOMEM, EPERM
 
 import pytest
 
-from mmigrate import Machine, MiB, ScenarioError
+from mmigrate import GiB, Machine, MiB, ScenarioError
+from mmigrate.errors import KernelBug
 from mmigrate.linux.include.gfp import GFP_HIGHUSER_MOVABLE, GFP_KERNEL, MIGRATE_UNMOVABLE
 from mmigrate.linux.include.mm import MADV_DONTNEED, MADV_HUGEPAGE, MADV_SOFT_OFFLINE
 from mmigrate.linux.include.page_flags import PG_hwpoison, PG_reserved
@@ -452,12 +453,83 @@ def test_compaction_hands_out_bad_memory():
     assert set(found) == {"out of use"}
 
 
-def test_pages_of_hugetlb_stay():
-    machine = Machine(nodes=(MiB(16), MiB(16)))
+# --- pages of hugetlb ---
+
+
+def with_huge_page(**options):
+    """A process with a huge page on node 1, and a pool page on each of the others."""
+    machine = Machine(nodes=(MiB(16),) * 3, **options)
     machine.hugepages(1, node=1)
     app = machine.process("app", cpu=1)
     heap = app.mmap(MiB(2), hugetlb=MiB(2))
-    app.touch(heap)
-    assert failing(app.madvise, heap.start, MADV_SOFT_OFFLINE, PAGE) == EIO
-    assert failing(machine.offline, 1) in (EAGAIN, EBUSY)
+    app.write(heap.start + 5000, b"huge")
+    return machine, app, heap
+
+
+def test_a_huge_page_in_use_moves_within_its_node_when_it_is_to_go():
+    machine, app, heap = with_huge_page()
+    machine.hugepages(2, node=1)
+    old = app.page_at(heap.start)
+    app.madvise(heap.start, MADV_SOFT_OFFLINE, PAGE)
+    assert app.read(heap.start + 5000, 4) == b"huge"
+    assert app.page_at(heap.start) is not old
+    assert all(machine.kernel.page_of(old.pfn + n).flags & PG_hwpoison for n in range(512))
+    assert machine.kernel.num_poisoned_pages == 512
+    assert (machine.meminfo["HugePages_Total"], machine.meminfo["HugePages_Free"]) == (2, 0)
+    app.exit()
+    assert machine.check() == []
+
+
+def test_without_another_it_is_surplus_that_takes_its_place():
+    machine, app, heap = with_huge_page()
+    machine.hugepages(overcommit=1)
+    app.madvise(heap.start, MADV_SOFT_OFFLINE, PAGE)
+    assert app.read(heap.start + 5000, 4) == b"huge"
+    assert machine.kernel.num_poisoned_pages == 1
+    # It was freed as one block, which is lost with its head.
+    assert {violation.oracle for violation in machine.check()} == {"frames"}
+
+
+def test_without_room_it_stays_as_it_was():
+    machine, app, heap = with_huge_page()
+    assert failing(app.madvise, heap.start, MADV_SOFT_OFFLINE, PAGE) == ENOMEM
+    assert app.read(heap.start + 5000, 4) == b"huge"
+    assert machine.kernel.num_poisoned_pages == 0
+    assert machine.check() == []
+
+
+def test_a_free_huge_page_leaves_its_pool():
+    machine, _, _ = with_huge_page()
+    machine.hugepages(1, node=2)
+    (free,) = machine.kernel.hugetlb.hstates[0].hugepage_freelists[2]
+    machine.soft_offline(free.pfn + 7)
+    assert machine.meminfo["HugePages_Free"] == 0
+    assert failing(machine.soft_offline, free.pfn) == EBUSY
+    assert machine.check() == []
+
+
+def test_a_huge_page_of_a_size_that_cannot_move_is_put_back_twice():
+    machine = Machine(nodes=(GiB(2), GiB(2)))
+    machine.hugepages(1, node=0, size=GiB(1))
+    app = machine.process("app")
+    heap = app.mmap(GiB(1), hugetlb=GiB(1))
+    app.write(heap.start, b"huge")
+    with pytest.raises(KernelBug, match="is mapped"):
+        app.madvise(heap.start, MADV_SOFT_OFFLINE, PAGE)
+
+
+def test_huge_pages_leave_a_range_that_goes():
+    machine, app, heap = with_huge_page()
+    machine.hugepages(1, node=2)
+    machine.offline(1)
+    assert app.placement(heap) == {2: 512}
+    assert app.read(heap.start + 5000, 4) == b"huge"
+    assert machine.meminfo["HugePages_Total"] == 1
+    assert machine.check() == []
+
+
+def test_a_range_whose_huge_page_has_no_place_to_go_stays():
+    machine, app, heap = with_huge_page()
+    assert failing(machine.offline, 1) == ENOMEM
+    assert app.placement(heap) == {1: 512}
     assert machine.check() == []

@@ -82,7 +82,7 @@ from mmigrate.linux.lib.list import (
     list_move,
     list_move_tail,
 )
-from mmigrate.linux.mm import mempolicy, page_alloc, swap
+from mmigrate.linux.mm import mempolicy, page_alloc, page_isolation, swap
 from mmigrate.linux.mm.hugetlb_regions import region_add, region_chg, region_count
 
 NUMA_NO_NODE: Final = -1
@@ -669,6 +669,22 @@ def dequeue_hwpoisoned_huge_page(hpage: Page) -> bool:
         h.free_huge_pages -= 1
         h.free_huge_pages_node[nid] -= 1
     return True
+
+
+def dissolve_free_huge_pages(kernel: Kernel, start_pfn: int, end_pfn: int) -> None:
+    """Free pages of a range that goes out of use leave their pools
+    (mm/hugetlb.c: dissolve_free_huge_pages)."""
+    for pfn in range(start_pfn, end_pfn, 1 << min(h.order for h in state(kernel).hstates)):
+        page = page_isolation.page_or_none(kernel, pfn)
+        if page is None:
+            continue
+        with spin_lock(state(kernel).lock):
+            if page.flags & PG_hugetlb and not page_count(page):
+                h = page_hstate(page)
+                list_del(page)
+                h.free_huge_pages -= 1
+                h.free_huge_pages_node[page.zone.nid] -= 1
+                update_and_free_page(h, page)
 
 
 def first_of(parts: Page, index: int) -> Page:

@@ -2,10 +2,11 @@
 (mm/memory-failure.c: soft offline).
 
 Interface: `soft_offline_page`; `madvise_hwpoison` for the system call.
-Differs: no hard failure (memory_failure); pages of hugetlb are refused (-EIO).
-Known defects of v3.19: the pageblock of the page is MIGRATE_MOVABLE afterwards, whatever it was;
-a page that a second look finds in use but on no LRU list keeps the reference of that look; and a
-bad page stays on the free lists, where only the allocator passes over it, compaction does not.
+Differs: no hard failure (memory_failure).
+Known defects of v3.19: a page of hugetlb whose size cannot move is put back twice; the
+pageblock of the page is MIGRATE_MOVABLE afterwards, whatever it was; a page that a second look
+finds in use but on no LRU list keeps the reference of that look; and a bad page stays on the free
+lists, where only the allocator passes over it, compaction does not.
 """
 
 from __future__ import annotations
@@ -67,14 +68,15 @@ def _get_any_page_once(page: Page, flags: int) -> int:
         return 1
     if get_page_unless_zero(compound_head(page)):
         return 1
-    return 0 if page_alloc.is_free_buddy_page(page) else -EIO
+    free = hugetlb_pool.PageHuge(page) or page_alloc.is_free_buddy_page(page)
+    return 0 if free else -EIO
 
 
 def get_any_page(page: Page, flags: int) -> int:
-    """The same; a page in use must be on an LRU list, if need be at second sight
+    """The same; a page in use must be on an LRU list, if need be at second sight, or of hugetlb
     (mm/memory-failure.c: get_any_page)."""
     ret = _get_any_page_once(page, flags)
-    if ret == 1 and not PageLRU(page):
+    if ret == 1 and not hugetlb_pool.PageHuge(page) and not PageLRU(page):
         swap.put_page(page)
         shake_page(page)
         ret = _get_any_page_once(page, 0)
@@ -88,6 +90,9 @@ def get_any_page(page: Page, flags: int) -> int:
 
 def new_page(page: Page, _private: int, _result: list[object]) -> Page | None:
     """On the same node if possible  (mm/memory-failure.c: new_page)."""
+    if hugetlb_pool.PageHuge(page):
+        h = hugetlb_pool.page_hstate(compound_head(page))
+        return hugetlb_pool.alloc_huge_page_node(page.zone.kernel, h, page.zone.nid)
     return page_alloc.alloc_pages_exact_node(
         page.zone.kernel, page.zone.nid, GFP_HIGHUSER_MOVABLE, 0
     )
@@ -101,21 +106,19 @@ def soft_offline_page(page: Page, flags: int) -> int:
     if PageHWPoison(page):
         return -EBUSY
     head = compound_head(page)
-    if hugetlb_pool.PageHuge(head):
-        if flags & MF_COUNT_INCREASED:
-            swap.put_page(page)
-        return -EIO
-    if PageTransHuge(head) and PageAnon(head) and huge_split.split_huge_page(head):
-        return -EBUSY
+    huge = hugetlb_pool.PageHuge(page)
+    if not huge and PageTransHuge(head) and PageAnon(head):
+        if huge_split.split_huge_page(head):
+            return -EBUSY
     # Nobody shall get the page between its last reference and its mark.
     with memory_hotplug.get_online_mems(zone.kernel):
         if page_alloc.get_pageblock_migratetype(zone, page.pfn) != MIGRATE_ISOLATE:
             page_isolation.set_migratetype_isolate(zone, page.pfn, False)
         ret = get_any_page(page, flags)
     if ret > 0:
-        ret = __soft_offline_page(page)
+        ret = soft_offline_huge_page(head) if huge else __soft_offline_page(page)
     elif ret == 0:
-        _mark(page)
+        _mark_huge(head) if huge else _mark(page)
     page_isolation.unset_migratetype_isolate(zone, page.pfn, MIGRATE_MOVABLE)
     return ret
 
@@ -123,6 +126,42 @@ def soft_offline_page(page: Page, flags: int) -> int:
 def _mark(page: Page) -> None:
     SetPageHWPoison(page)
     page.zone.kernel.num_poisoned_pages += 1
+
+
+def _mark_huge(head: Page) -> None:
+    """All parts of a page of hugetlb, which leaves the free pages of its pool
+    (mm/memory-failure.c: set_page_hwpoison_huge_page)."""
+    count = 1 << page_alloc.compound_order(head)
+    for index in range(count):
+        SetPageHWPoison(hugetlb_pool.first_of(head, index))
+    hugetlb_pool.dequeue_hwpoisoned_huge_page(head)
+    head.zone.kernel.num_poisoned_pages += count
+
+
+def soft_offline_huge_page(head: Page) -> int:
+    """Move a page of hugetlb away; the caller's reference is that of the isolation
+    (mm/memory-failure.c: soft_offline_huge_page)."""
+    lock_page(head)
+    if PageHWPoison(head):
+        unlock_page(head)
+        swap.put_page(head)
+        return -EBUSY
+    unlock_page(head)
+    pagelist = ListHead()
+    list_del(head)
+    list_add(head, pagelist)
+    ret = migrate.migrate_pages(
+        pagelist, new_page, None, MPOL_MF_MOVE_ALL, MIGRATE_SYNC, MR_MEMORY_FAILURE
+    )
+    if ret:
+        # Known defect of v3.19: what fails for good has been put back already.
+        hugetlb_pool.putback_active_hugepage(head)
+        return -EIO if ret > 0 else ret
+    if hugetlb_pool.PageHuge(head):
+        _mark_huge(head)
+    else:  # it was surplus, and is no huge page any more
+        _mark(head)
+    return 0
 
 
 def __soft_offline_page(page: Page) -> int:

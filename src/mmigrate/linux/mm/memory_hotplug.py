@@ -3,8 +3,8 @@
 Interface: `offline_pages`, `online_pages`; `mem_hotplug_begin` and `get_online_mems` exclude
 each other; notifiers in `kernel.memory_chain` are asked, and can say no.
 Differs: time passes in rounds, of which there are as many as the kernel waits seconds; cpusets
-keep the nodes they have when memory goes; a range with pages of hugetlb in it is refused
-(-EBUSY), its free ones are not dissolved.
+keep the nodes they have when memory goes.
+Known defect of v3.19: free pages of hugetlb go with the range even if they are promised.
 """
 
 from __future__ import annotations
@@ -27,11 +27,17 @@ from mmigrate.linux.include.page_flags import PG_hwpoison, PG_reserved
 from mmigrate.linux.include.vmstat import NR_ISOLATED_ANON
 from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.page_flags import PageHWPoison, PageLRU, page_is_file_cache
-from mmigrate.linux.kernel.page_ref import PageBuddy, get_page_unless_zero, page_count
+from mmigrate.linux.kernel.page_ref import (
+    PageBuddy,
+    compound_head,
+    get_page_unless_zero,
+    page_count,
+)
 from mmigrate.linux.kernel.rwsem import RwSemaphore, down_read, down_write
 from mmigrate.linux.kernel.spinlock import spin_lock
 from mmigrate.linux.lib.list import ListHead, list_add_tail, list_empty
 from mmigrate.linux.mm import (
+    hugetlb_pool,
     migrate,
     page_alloc,
     page_boot,
@@ -51,6 +57,7 @@ MEM_CANCEL_OFFLINE: Final = 32
 TIMEOUT: Final = 120  # seconds; rounds
 RETRIES: Final = 5
 NR_OFFLINE_AT_ONCE_PAGES: Final = 256
+PFN_SECTION_SHIFT: Final = 15  # a section of the memory model, 128 MiB
 
 
 def mem_hotplug_begin(kernel: Kernel) -> RwSemaphore:
@@ -95,12 +102,16 @@ def _can_offline_normal(zone: Zone, nr_pages: int) -> bool:
 
 
 def scan_movable_pages(kernel: Kernel, start_pfn: int, end_pfn: int) -> int:
-    """The first frame with a page on an LRU list; 0 if there is none
+    """The first frame with a page on an LRU list, or one of hugetlb in use; 0 if there is none
     (mm/memory_hotplug.c: scan_movable_pages)."""
     mem_map = kernel.mem_map
     for number in range(start_pfn >> SECTION_SHIFT, (end_pfn - 1 >> SECTION_SHIFT) + 1):
         for page in mem_map.get(number, ()):
-            if page is not None and start_pfn <= page.pfn < end_pfn and PageLRU(page):
+            if page is None or not start_pfn <= page.pfn < end_pfn:
+                continue
+            if PageLRU(page):
+                return page.pfn
+            if hugetlb_pool.PageHuge(page) and hugetlb_pool.is_hugepage_active(page):
                 return page.pfn
     return 0
 
@@ -111,11 +122,22 @@ def do_migrate_range(kernel: Kernel, start_pfn: int, end_pfn: int) -> int:
     be -EBUSY though nothing is wrong  (mm/memory_hotplug.c: do_migrate_range)."""
     source = ListHead()
     taken = ret = 0
-    for pfn in range(start_pfn, end_pfn):
-        if taken == NR_OFFLINE_AT_ONCE_PAGES:
-            break
+    pfn = start_pfn - 1
+    while (pfn := pfn + 1) < end_pfn and taken < NR_OFFLINE_AT_ONCE_PAGES:
         page = page_or_none(kernel, pfn)
-        if page is None or not get_page_unless_zero(page):
+        if page is None:
+            continue
+        if hugetlb_pool.PageHuge(page):
+            head = compound_head(page)
+            order = page_alloc.compound_order(head)
+            pfn = head.pfn + (1 << order) - 1
+            if order > PFN_SECTION_SHIFT:
+                ret = -EBUSY
+                break
+            if hugetlb_pool.isolate_huge_page(head, source):
+                taken += 1 << order
+            continue
+        if not get_page_unless_zero(page):
             continue
         ret = vmscan.isolate_lru_page(page)
         swap.put_page(page)
@@ -181,6 +203,7 @@ def offline_pages(kernel: Kernel, start_pfn: int, nr_pages: int) -> int:
         if not ret:
             swap.lru_add_drain_all(kernel)
             page_alloc.drain_all_pages(kernel, zone)
+            hugetlb_pool.dissolve_free_huge_pages(kernel, start_pfn, end_pfn)
             ret = page_isolation.test_pages_isolated(kernel, start_pfn, end_pfn, True)
         if ret:
             memory_notify(kernel, MEM_CANCEL_OFFLINE, start_pfn, nr_pages)

@@ -28,11 +28,13 @@ from mmigrate.linux.include.mmzone import (
     ZONE_MOVABLE,
     Zone,
 )
+from mmigrate.linux.include.page_flags import PG_hugetlb
 from mmigrate.linux.include.switches import ISOLATE_ONCE
 from mmigrate.linux.kernel.page_flags import PageHWPoison, PageLRU
 from mmigrate.linux.kernel.page_ref import PageBuddy, page_count
 from mmigrate.linux.kernel.spinlock import spin_lock
-from mmigrate.linux.mm import mempolicy, page_alloc, page_boot
+from mmigrate.linux.lib.nodemask import next_node_in
+from mmigrate.linux.mm import hugetlb_pool, mempolicy, page_alloc, page_boot
 
 GFP_TARGET: Final = GFP_USER | __GFP_MOVABLE
 
@@ -66,6 +68,9 @@ def has_unmovable_pages(zone: Zone, start: int, count: int, skip_hwpoisoned: boo
         page = page_or_none(zone.kernel, pfn)
         pfn += 1
         if page is None:
+            continue
+        if page.flags & PG_hugetlb:
+            pfn = page.pfn + (1 << page_alloc.compound_order(page))
             continue
         if not page_count(page):
             if PageBuddy(page):
@@ -191,7 +196,17 @@ def test_pages_isolated(kernel: Kernel, start_pfn: int, end_pfn: int, skip_hwpoi
     return 0
 
 
-def alloc_migrate_target(_page: Page, _private: int, _result: list[object]) -> Page | None:
+def alloc_migrate_target(page: Page, _private: int, _result: list[object]) -> Page | None:
     """Where the pages of a range go that somebody wants: anywhere that the policy of the
-    running task allows  (mm/page_isolation.c: alloc_migrate_target)."""
+    running task allows; those of hugetlb to the next node
+    (mm/page_isolation.c: alloc_migrate_target).
+
+    Differs: v3.19 looks for that node in a mask of the page's own, and so for a node that no
+    machine has.
+    """
+    if hugetlb_pool.PageHuge(page):
+        kernel = page.zone.kernel
+        h = hugetlb_pool.page_hstate(page)
+        following = next_node_in(page.zone.nid, kernel.node_states_memory)
+        return hugetlb_pool.alloc_huge_page_node(kernel, h, following)
     return mempolicy.alloc_pages_current(GFP_TARGET, 0)
