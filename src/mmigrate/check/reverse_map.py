@@ -9,7 +9,7 @@ from mmigrate.check.ptes import area_at
 from mmigrate.check.view import View
 from mmigrate.errors import Violation
 from mmigrate.linux.include.ksm import StableNode
-from mmigrate.linux.include.mm import VM_NONLINEAR
+from mmigrate.linux.include.mm import VM_MERGEABLE, VM_NONLINEAR
 from mmigrate.linux.include.mm_types import AddressSpace, AnonVma, Page, Vma
 from mmigrate.linux.include.pgtable import PAGE_SHIFT
 from mmigrate.linux.mm import rmap
@@ -44,10 +44,13 @@ def reverse_map(view: View) -> Iterator[Violation]:
 def _found(page: Page, vma: Vma, address: int) -> bool:
     mapping: Any = page.mapping
     if isinstance(mapping, StableNode):
-        return any(
+        return not vma.vm_flags & VM_MERGEABLE or any(
             item.address == address
             and item.anon_vma is not None
-            and any(chain.vma is vma for chain in item.anon_vma.rb_root)
+            and (
+                any(chain.vma is vma for chain in item.anon_vma.rb_root)
+                or _merged_in_child(vma, item.anon_vma)
+            )
             for item in mapping.hlist
         )
     offset = rmap.page_to_pgoff(page)
@@ -61,6 +64,12 @@ def _found(page: Page, vma: Vma, address: int) -> bool:
         return False
     linear = vma.vm_start + ((offset - vma.vm_pgoff) << PAGE_SHIFT)
     return linear == address and any(area is vma for area in areas)
+
+
+def _merged_in_child(vma: Vma, anon_vma: AnonVma) -> bool:
+    """No kernel finds the ptes of a parent when its child merged the page that they shared: a walk
+    begins at the child's anon_vma.  Such a page does not move; nothing else comes of it."""
+    return vma.anon_vma is not None and vma.anon_vma.root is anon_vma.root
 
 
 def _linked(vma: Vma) -> Iterator[Violation]:

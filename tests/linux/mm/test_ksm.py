@@ -315,3 +315,24 @@ def test_pages_that_are_taken_apart_are_dirty_or_not(kernel, dirty):
     app.write(heap.start, b"mine")
     assert app.read(heap.start + 4096, 4) == b"same"
     assert machine.check() == []
+
+
+@pytest.mark.parametrize("kernel", ["v3.19", "v6.12"])
+def test_pages_that_a_child_merged_do_not_move_for_their_parent(kernel):
+    machine = Machine(nodes=(MiB(64),) * 2, kernel=kernel)
+    app = machine.process("app")
+    heap = app.mmap(pages=2)
+    app.write(heap.start, b"same")
+    app.write(heap.start + 4096, b"same")
+    child = app.fork()
+    child.madvise(heap, MADV_MERGEABLE)
+    machine.ksm_scan()
+    assert len({word & (1 << 55) - 1 for word in child.pagemap(heap)}) == 1
+    app.move_pages(heap, 1, flags=MPOL_MF_MOVE_ALL)
+    assert app.placement(heap) == {0: 1, 1: 1}
+    assert machine.check() == []
+    child.exit()
+    machine.ksm_scan()
+    app.write(heap.start, b"mine")
+    assert [app.read(heap.start + 4096 * page, 4) for page in (0, 1)] == [b"mine", b"same"]
+    assert machine.check() == []
