@@ -35,7 +35,13 @@ from mmigrate.linux.mm import huge_split, swap
 from mmigrate.linux.mm.hugetlb_pool import PageHuge
 
 # What v3.19 lacks where migration meets hugetlb, which every third program would find.
-HUGETLB_FIXES = ("e66f17ff7177", "0f792cf949a0", "a8bda28d87c3", "9fbc1f635fd0")
+HUGETLB_FIXES = (
+    "e66f17ff7177",
+    "0f792cf949a0",
+    "a8bda28d87c3",
+    "9fbc1f635fd0",
+    "bcc54222309c",
+)
 # What it lacks in soft offline, which forgets a reference, and in isolation: two at once.
 OFFLINE_FIXES = ("second-look-lets-go", "2c7452a075d4")
 NODES = 3
