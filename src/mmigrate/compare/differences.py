@@ -47,13 +47,6 @@ TABLE: Final[tuple[Difference, ...]] = (
         "mm/mempolicy: support MPOL_MF_STRICT for huge page mapping",
     ),
     Difference(
-        "huge_pages:soft_offline",
-        ("(complaints)",),
-        "v6.1",
-        "v3.19 loses the free block that a bad page heads; now only the page is taken out",
-        "06be6ff3d2ec",
-    ),
-    Difference(
         "huge_pages:hugetlb_soft_offline",
         ("pool",),
         "v4.13",

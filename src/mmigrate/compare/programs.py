@@ -41,10 +41,13 @@ def _merge(machine):
 
 
 def _huge_state(process, area):
+    shown = areas(process, area)
+    for each in shown:
+        each.pop("dirty", None)  # a page of a pool may be so from earlier use
     return [
         attempt(process.move_pages, [area.start]),
         [attempt(process.read, area.start + offset, 8) for offset in (0, 5000, 2000000)],
-        areas(process, area),
+        shown,
     ]
 
 
@@ -150,6 +153,7 @@ class _Writer:
         self.users: set[str] = set()  # processes that are not root's
         self.shared: set[str] = set()  # areas of files and shared memory
         self.transparent: set[str] = set()  # areas of a transparent huge page
+        self.merging = self.pinning = False
         self.pooled: set[str] = set()  # areas of a huge page of hugetlb
 
     def program(self) -> Program:
@@ -168,7 +172,7 @@ class _Writer:
         return name
 
     def process(self) -> None:
-        if len(self.views) >= 3:
+        if len(self.views) >= 3 or self.merging:
             return
         uid = self.random.choice((0, 0, 0, 1000, 1001))
         user = f", uid={uid}" if uid else ""
@@ -207,7 +211,7 @@ class _Writer:
 
     def fork(self) -> None:
         # A store to a shared huge page copies all of it, or in later kernels the base page only.
-        if len(self.views) < 3 and not self.transparent:
+        if len(self.views) < 3 and not self.transparent and not self.merging:
             process = self.any_process()
             child = self._define("p", f"{process}.fork()")
             self.views[child] = list(self.views[process])
@@ -288,6 +292,9 @@ class _Writer:
         self._see(f"{process}.madvise, {self.part(area)}, 4")
 
     def pin(self) -> None:
+        if self.merging:
+            return
+        self.pinning = True
         process, area = self.any_area()
         write = self.random.random() < 0.7
         part = self.part(area)
@@ -392,8 +399,11 @@ class _Writer:
         self._see(self.random.choice(calls))
 
     def merge(self) -> None:
+        """By one process alone, and without pins: which of two equal pages stays hangs on where
+        ksmd has stopped."""
         process, area = self.any_area()
-        if area not in self.shared:
+        if area not in self.shared and self.counts["p"] == 1 and not self.pinning:
+            self.merging = True
             self._see(f"{process}.madvise, {self.part(area)}, {self.random.choice((12, 12, 13))}")
             if self.random.random() < 0.6:
                 self._see("_merge, machine")

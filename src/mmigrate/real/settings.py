@@ -94,6 +94,10 @@ class Settings:
     def ksm_scan(self) -> None:
         """Let ksmd look at everything until it finds nothing more to merge."""
         what = "same-page merging"
+        for name in Path("/proc").glob("[0-9]*/comm"):  # its copies come from where it runs
+            with suppress(OSError):
+                if name.read_text() == "ksmd\n":
+                    os.sched_setaffinity(int(name.parent.name), {0})
         self.set(KSM / "pages_to_scan", "100000", what)
         self.set(KSM / "sleep_millisecs", "0", what)
         self.set(KSM / "run", "1", what)

@@ -533,3 +533,33 @@ def test_a_range_whose_huge_page_has_no_place_to_go_stays():
     assert failing(machine.offline, 1) == ENOMEM
     assert app.placement(heap) == {1: 512}
     assert machine.check() == []
+
+
+# --- later kernels ---
+
+
+@pytest.mark.parametrize("wanted", [0, 3, 511])
+def test_a_bad_page_leaves_its_free_block_alone(wanted):
+    machine = Machine(nodes=(MiB(16),), backports=["06be6ff3d2ec"])
+    app = machine.process("app")
+    heap = app.mmap(pages=8)
+    app.touch(heap)
+    bad = app.page_at(heap.start).pfn
+    app.madvise(heap.start, MADV_SOFT_OFFLINE, PAGE)
+    machine.soft_offline((bad | 511) + 512 + wanted)  # within a large free block
+    machine.compact()
+    app.exit()
+    assert machine.kernel.num_poisoned_pages == 2
+    assert machine.check() == []
+
+
+@pytest.mark.parametrize(("backports", "error"), [((), EIO), (("3f4b815a439a",), EBUSY)])
+def test_a_pinned_page_does_not_go(backports, error):
+    machine = Machine(nodes=(MiB(16),), backports=backports)
+    app = machine.process("app")
+    heap = app.mmap(pages=1)
+    app.touch(heap)
+    pin = app.pin(heap)
+    assert failing(app.madvise, heap.start, MADV_SOFT_OFFLINE, PAGE) == error
+    pin.release()
+    assert machine.check() == []

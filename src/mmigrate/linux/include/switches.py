@@ -51,6 +51,8 @@ REWORK_DO_PAGES_MOVE: Final = "a49bd4d71637"
 SMALL_NODEMASK_ALLOWED: Final = "050c17f239fd"
 MBIND_FINDS_HOLES: Final = "mbind-finds-holes"
 COPY_IF_REFERENCED: Final = "09854ba94c6a"
+BAD_PAGE_LEAVES_ALONE: Final = "06be6ff3d2ec"
+BAD_PAGE_IS_BUSY: Final = "3f4b815a439a"
 HUGE_PAGES_COUNT_IN_FULL: Final = "b5bade978e9b"
 MLOCK_BATCHED: Final = "2fbb0c10d1e8"
 REMEMBER_EXCLUSIVE: Final = "6c287605fd56"
@@ -132,6 +134,8 @@ SWITCHES: Final[dict[str, Switch]] = {
     MBIND_FINDS_HOLES: Switch("mm/mempolicy.c: fix checking unmapped holes for mbind", "v5.5"),
     COUNT_NOT_ATTEMPTED: Switch("mm: move_pages: report the number of non-attempted pages", "v5.6"),
     COPY_IF_REFERENCED: Switch("mm: do_wp_page() simplification", "v5.9"),
+    BAD_PAGE_LEAVES_ALONE: Switch("mm,hwpoison: rework soft offline for free pages", "v5.10"),
+    BAD_PAGE_IS_BUSY: Switch("mm,hwpoison: return -EBUSY when migration fails", "v5.11"),
     HUGE_PAGES_COUNT_IN_FULL: Switch(
         "mm: migrate: fix the return value of migrate_pages()", "v5.17"
     ),

@@ -21,7 +21,11 @@ from mmigrate.linux.include.mm_types import Page
 from mmigrate.linux.include.mmzone import Zone
 from mmigrate.linux.include.pgtable import PAGE_SIZE
 from mmigrate.linux.include.sched import Task, capable
-from mmigrate.linux.include.switches import SECOND_LOOK_LETS_GO
+from mmigrate.linux.include.switches import (
+    BAD_PAGE_IS_BUSY,
+    BAD_PAGE_LEAVES_ALONE,
+    SECOND_LOOK_LETS_GO,
+)
 from mmigrate.linux.include.vmstat import NR_ISOLATED_ANON
 from mmigrate.linux.kernel.page_flags import (
     PageAnon,
@@ -124,6 +128,8 @@ def soft_offline_page(page: Page, flags: int) -> int:
 
 
 def _mark(page: Page) -> None:
+    if page.zone.kernel.has(BAD_PAGE_LEAVES_ALONE):
+        page_alloc.take_page_off_buddy(page)
     SetPageHWPoison(page)
     page.zone.kernel.num_poisoned_pages += 1
 
@@ -156,7 +162,8 @@ def soft_offline_huge_page(head: Page) -> int:
     if ret:
         # Known defect of v3.19: what fails for good has been put back already.
         hugetlb_pool.putback_active_hugepage(head)
-        return -EIO if ret > 0 else ret
+        failed = -EBUSY if head.zone.kernel.has(BAD_PAGE_IS_BUSY) else -EIO
+        return failed if ret > 0 else ret
     if hugetlb_pool.PageHuge(head):
         _mark_huge(head)
     else:  # it was surplus, and is no huge page any more
@@ -200,7 +207,8 @@ def _move_away(page: Page) -> int:
             list_del(page)
             page.zone.vm_stat[NR_ISOLATED_ANON + page_is_file_cache(page)] -= 1
             vmscan.putback_lru_page(page)
-        return -EIO if ret > 0 else ret
+        failed = -EBUSY if kernel.has(BAD_PAGE_IS_BUSY) else -EIO
+        return failed if ret > 0 else ret
     # The old page may be in a vector still, or on a per-CPU list.
     if not page_alloc.is_free_buddy_page(page):
         swap.lru_add_drain_all(kernel)

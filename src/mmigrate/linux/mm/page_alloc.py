@@ -981,6 +981,33 @@ def take_free_block_out(zone: Zone, page: Page) -> int:
     return order
 
 
+def take_page_off_buddy(page: Page) -> None:
+    """For later kernels: a page leaves its free block, whose other parts stay free
+    (mm/page_alloc.c: take_page_off_buddy, break_down_buddy_pages)."""
+    zone = page.zone
+    with spin_lock(zone.lock):
+        for order in range(MAX_ORDER):
+            head = _page(zone, page.pfn & ~((1 << order) - 1))
+            if head._mapcount == PAGE_BUDDY_MAPCOUNT_VALUE and head.private >= order:
+                break
+        else:
+            return
+        block, migratetype = head.private, head.index
+        _remove_free_block(zone, head, block)
+        start = head.pfn
+        while block:
+            block -= 1
+            half = start + (1 << block)
+            rest, start = (half, start) if page.pfn < half else (start, half)
+            kind = migratetype
+            if block >= PAGEBLOCK_ORDER:
+                kind = get_pageblock_migratetype(zone, rest)
+                if migratetype == MIGRATE_ISOLATE != kind:
+                    count_freepages(zone, 1 << block, kind)
+            add_free_block(zone, rest, block, kind)
+        count_freepages(zone, -1, migratetype)
+
+
 def split_free_page(zone: Zone, page: Page) -> int:
     """Take a free block out as single pages with a reference each; how many
     (mm/page_alloc.c: split_free_page)."""
