@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import zlib
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,25 @@ from hypothesis import strategies as st
 
 from mmigrate.errors import SnapshotError, UsageError
 from mmigrate.snapshot import format
-from mmigrate.snapshot.snapshot import EMPTY, NodeRecord, PageState, Snapshot
+from mmigrate.snapshot.forms import pieces
+from mmigrate.snapshot.records import (
+    EMPTY,
+    VERSION,
+    MemoryGroup,
+    NodeRecord,
+    PageState,
+    PoolRecord,
+    VmaRecord,
+    packed,
+)
+from mmigrate.snapshot.snapshot import Snapshot
 
-from .examples import BASE, area, small
+from .examples import BASE, POOL, MiB2, area, small, special
 
-VALID = format.dumps(small())
+VALID = format.dumps(special())
 
 
-def sealed(raw: bytes, *, version: int = format.VERSION, decompressed: int | None = None) -> bytes:
+def sealed(raw: bytes, *, version: int = VERSION, decompressed: int | None = None) -> bytes:
     """A file with a right checksum around any content."""
     payload = zlib.compress(raw)
     digest = hashlib.sha256(payload).digest()
@@ -51,6 +63,30 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert (tmp_path / "app.snap").stat().st_mode & 0o777 == 0o600
 
 
+def test_version_1_is_still_read() -> None:
+    """The file was written by the last mmigrate that wrote version 1."""
+    old = format.read(Path(__file__).parent / "files" / "version-1.snap")
+    assert (old.version, old.thp, old.pools, old.memory_groups) == (VERSION, "", [], [])
+    assert [vma.start for vma in old.vmas] == [BASE, BASE + 16 * 4096, BASE + 32 * 4096]
+    assert list(old.runs(old.vmas[0]))[1] == (2, 1, PageState(266249, 1, 1))
+    use_all_of(old)
+
+
+@pytest.mark.parametrize("field", ["thp", "pools", "memory_groups", "merged"])
+def test_version_1_has_no_fields_of_version_2(field: str) -> None:
+    plain: dict[str, object] = {"thp": "", "pools": [], "memory_groups": [], "cpuset": ""}
+    plain |= {"cgroup_version": 0, "vmas": [area(BASE, 1, [(1, 0)])]}
+    with_field = {field: getattr(small(), field, None)}
+    if field == "merged":
+        with_field = {"vmas": [area(BASE, 1, [(1, 0)], merged=4096)]}
+    for changes, accepted in ((plain, True), (plain | with_field, False)):
+        data = sealed(msgspec.msgpack.encode(small(version=1, **changes)), version=1)
+        if accepted:
+            assert format.loads(data).version == VERSION
+        else:
+            assert refusal(data) == "the file is damaged: version 1 has no such fields"
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -61,7 +97,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         (VALID + b"x", "the file is damaged: 1 bytes follow its end"),
         (
             sealed(b"", version=7),
-            "format version 7 is unknown, a newer mmigrate wrote it; this reads 1",
+            "format version 7 is unknown, a newer mmigrate wrote it; this reads 1 to 2",
         ),
         (VALID[:-1] + bytes([VALID[-1] ^ 1]), "the file is damaged: its checksum does not match"),
         (sealed(b"\xc0"), r"the file is damaged: Expected `object`, got `None`"),
@@ -118,7 +154,7 @@ def test_every_changed_byte(position: int, difference: int) -> None:
 @given(st.data())
 def test_changed_content_with_a_right_checksum(data: st.DataObject) -> None:
     """What a hostile writer can do: it may be a snapshot still, or it is refused."""
-    raw = bytearray(msgspec.msgpack.encode(small()))
+    raw = bytearray(msgspec.msgpack.encode(data.draw(st.sampled_from([small(), special()]))))
     for _ in range(data.draw(st.integers(1, 4))):
         position = data.draw(st.integers(0, len(raw) - 1))
         raw[position : position + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=6))
@@ -128,7 +164,8 @@ def test_changed_content_with_a_right_checksum(data: st.DataObject) -> None:
 @settings(max_examples=150)
 @given(st.data())
 def test_a_field_of_another_type_or_size(data: st.DataObject) -> None:
-    tree = msgspec.to_builtins(small(), builtin_types=(bytes,))
+    example = data.draw(st.sampled_from([small(), special()]))
+    tree = msgspec.to_builtins(example, builtin_types=(bytes,))
     values = (
         st.none()
         | st.booleans()
@@ -178,6 +215,10 @@ def use_all_of(snapshot: Snapshot) -> None:
             covered += count
         assert covered in (0, snapshot.page_count(vma))
         list(snapshot.swap_runs(vma))
+        list(snapshot.merged_runs(vma))
+        found = [(piece.first, piece.count) for piece in pieces(snapshot, vma)]
+        assert all(first >= 0 < count for first, count in found)
+        assert sum(count for _, count in found) <= snapshot.page_count(vma)
         snapshot.file_of(vma)
         snapshot.kind(vma)
     assert format.loads(format.dumps(snapshot)) == snapshot
@@ -228,6 +269,12 @@ for data in (format.HEADER.pack(*header) + bomb, format.HEADER.pack(*header)):
     assert result.stdout == "refused\nrefused\n"
 
 
+def _merged(counts: list[int], groups: list[int]) -> VmaRecord:
+    """An area of one merged page, with these columns."""
+    columns = {"merged_counts": array("I", counts), "merged_groups": array("I", groups)}
+    return area(BASE, 1, [(1, 5)], **{name: packed(data) for name, data in columns.items()})
+
+
 STATES = [EMPTY, PageState(1, 0, 1)]
 
 
@@ -253,6 +300,13 @@ STATES = [EMPTY, PageState(1, 0, 1)]
         ({"command": "\x1b[2J"}, "not printable"),
         ({"cpus_allowed": "9-0"}, "one of its lists makes no sense"),
         ({"page_size": 5000}, "a page of 5000 bytes is impossible"),
+        ({"pools": [POOL, POOL]}, "its pools of huge pages are not in order"),
+        ({"pools": [PoolRecord(3 << 20, 0, 0, [0, 0], [0, 0], [0, 0])]}, "impossible size"),
+        ({"pools": [PoolRecord(MiB2, 0, 0, [1], [0, 0], [0, 0])]}, "one number for each node"),
+        ({"memory_groups": [MemoryGroup("\x1b[2J", 1, 1)]}, "not printable"),
+        ({"vmas": [area(BASE, 1, [(1, 0)], merged_counts=b"123")]}, "column of merged pages"),
+        ({"vmas": [_merged([2], [1])]}, "do not fit its merged pages"),
+        ({"vmas": [_merged([1], [0])]}, "do not fit its merged pages"),
     ],
 )
 def test_what_makes_no_sense_is_refused(changes: dict[str, object], message: str) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmigrate.snapshot import procfs
-from mmigrate.snapshot import snapshot as bits
+from mmigrate.snapshot import records as bits
 
 SMAPS = """\
 55a58b8ec000-55a58b8ee000 r--p 00001000 fe:00 260386                     /usr/bin/two words

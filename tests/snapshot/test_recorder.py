@@ -16,7 +16,8 @@ import pytest
 from mmigrate.errors import MmigrateError, UsageError
 from mmigrate.snapshot import format, procfs, recorder, syscalls
 from mmigrate.snapshot.recorder import record
-from mmigrate.snapshot.snapshot import EMPTY, NodeRecord, Snapshot
+from mmigrate.snapshot.records import EMPTY, NodeRecord
+from mmigrate.snapshot.snapshot import Snapshot
 
 MiB = 256  # pages
 HAS_PAGEMAP = os.path.exists("/proc/self/pagemap")

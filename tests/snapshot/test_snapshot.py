@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmigrate.snapshot.snapshot import EMPTY, EXCLUSIVE, PRESENT, ZERO, PageState
+from mmigrate.snapshot.records import EMPTY, EXCLUSIVE, PRESENT, ZERO, PageState
 
 from .examples import small
 

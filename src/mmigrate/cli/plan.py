@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
+from errno import EPERM
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
+from mmigrate.api import Reason
 from mmigrate.cli import output
-from mmigrate.cli.sizes import parse_sizes
+from mmigrate.cli.sizes import parse_counts, parse_sizes
 from mmigrate.errors import UsageError
+from mmigrate.report.migration_plan import plan_tables
 from mmigrate.snapshot import format as snapshot_format
-from mmigrate.snapshot.nodeset import parse_nodes
-from mmigrate.snapshot.plan import Plan, plan_migration
+from mmigrate.snapshot.forms import Form
+from mmigrate.snapshot.nodeset import describe, parse_nodes
+from mmigrate.snapshot.plan import FormPlan, Plan, plan_migration
 from mmigrate.snapshot.rebuild import machine_sizes, rebuild
 from mmigrate.snapshot.snapshot import Snapshot
 
@@ -35,6 +39,13 @@ def command(
         typer.Option(
             help="Memory of each node of the machine to rebuild on, such as 16G,16G; "
             "by default that of the recorded one."
+        ),
+    ] = None,
+    hugepages: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N[,N…]",
+            help="Free huge pages of hugetlb (2 MiB) on each node; by default as recorded.",
         ),
     ] = None,
     privileged: Annotated[
@@ -56,7 +67,7 @@ def command(
 
     \b
     Example:  mmigrate plan app.snap --from 0 --to 1
-              mmigrate plan app.snap --from all --to 1 --nodes 16G,16G
+              mmigrate plan app.snap --from all --to 1 --nodes 16G,16G --hugepages 0,512
 
     \b
     Exit code: 0 planned, even if pages stay; 1 an oracle found the model wrong;
@@ -67,7 +78,13 @@ def command(
     started = time.perf_counter()
     with output.progress() as report:
         plan, violations = make_plan(
-            snapshot, sizes, sources, targets, report, privileged=privileged
+            snapshot,
+            sizes,
+            sources,
+            targets,
+            report,
+            privileged=privileged,
+            free_huge=None if hugepages is None else parse_counts(hugepages),
         )
     seconds = time.perf_counter() - started
     if as_json:
@@ -91,6 +108,7 @@ def make_plan(
     report: output.Report,
     *,
     privileged: bool = False,
+    free_huge: Sequence[int] | None = None,
 ) -> tuple[Plan, list[Any]]:
     """The plan, and what the oracles say of the machine afterwards."""
     by_node = machine_sizes(snapshot) if sizes is None else list(sizes)
@@ -105,10 +123,15 @@ def make_plan(
                 "process on another one"
             ) from None
         raise
-    rebuilt = rebuild(snapshot, sizes, privileged=privileged, progress=report)
+    rebuilt = rebuild(snapshot, sizes, privileged=privileged, free_huge=free_huge, progress=report)
     try:
         plan = plan_migration(rebuilt, chosen_sources, chosen_targets, progress=report)
     except OSError as error:
+        if error.errno == EPERM and rebuilt.allowed is not None:
+            raise UsageError(
+                f"migrate_pages would fail with EPERM: the cpuset of the process allows memory on "
+                f"{describe(rebuilt.allowed)} only; root may do it (--privileged)"
+            ) from None
         raise UsageError(f"migrate_pages would fail: {error.strerror}") from error
     report("checking", 0, 1)
     return plan, rebuilt.machine.check()
@@ -116,15 +139,29 @@ def make_plan(
 
 def as_object(plan: Plan) -> dict[str, Any]:
     """What --json prints."""
+    charges = plan.charges
     return {
         "pages": plan.pages,
         "moved": plan.moved,
         "stayed": plan.stayed,
         "elsewhere": plan.elsewhere,
         "returned": plan.left,
-        "reasons": {reason.name.lower(): count for reason, count in plan.reasons.most_common()},
+        "reasons": _named(plan.reasons),
+        "forms": _forms(plan.forms),
         "before": {str(node): count for node, count in plan.before.items()},
         "after": {str(node): count for node, count in plan.after.items()},
+        "pools": [
+            {"size": pool.size, "free_before": pool.before, "free_after": pool.after}
+            for pool in plan.pools
+        ],
+        "cgroup": charges
+        and {
+            "path": charges.group,
+            "limit": charges.limit,
+            "charged_before": charges.before,
+            "charged_after": charges.after,
+        },
+        "cpuset_nodes": plan.allowed,
         "vmas": [
             {
                 "start": area.area.start,
@@ -134,7 +171,8 @@ def as_object(plan: Plan) -> dict[str, Any]:
                 "pages": area.pages,
                 "moved": area.moved,
                 "stayed": area.stayed,
-                "reasons": {reason.name.lower(): n for reason, n in area.reasons.items()},
+                "reasons": _named(area.reasons),
+                "forms": _forms(area.forms),
             }
             for area in plan.areas
         ],
@@ -142,54 +180,30 @@ def as_object(plan: Plan) -> dict[str, Any]:
     }
 
 
+def _named(reasons: Counter[Reason]) -> dict[str, int]:
+    return {reason.name.lower(): count for reason, count in reasons.most_common()}
+
+
+def _forms(forms: dict[Form, FormPlan]) -> dict[str, dict[str, Any]]:
+    return {
+        form.name.lower(): {
+            "units": found.units,
+            "pages": found.pages,
+            "moved": found.moved,
+            "moved_whole": found.whole,
+            "split": found.split,
+            "reasons": _named(found.reasons),
+        }
+        for form, found in forms.items()
+    }
+
+
 def print_plan(
     plan: Plan, snapshot: Snapshot, sources: str, targets: str, *, all_areas: bool
 ) -> None:
-    """The tables for people: by area, then by reason."""
+    """The tables for people: by area, by form of page, by reason."""
     console = Console(highlight=False)
-    table = Table(
-        title=f"{snapshot.command} (pid {snapshot.pid}): from {sources} to {targets}",
-        title_justify="left",
-    )
-    table.add_column("area")
-    for column in ("pages", "moved", "stayed"):
-        table.add_column(column, justify="right")
-    table.add_column("why")
-    with_pages = [area for area in plan.areas if area.pages]
-    shown = sorted(with_pages, key=lambda area: -area.pages)
-    shown = shown if all_areas else shown[:SHOWN_AREAS]
-    for area in sorted(shown, key=lambda area: area.area.start):
-        why = ", ".join(
-            f"{count:,} {reason.name.lower().replace('_', ' ')}"
-            for reason, count in area.reasons.most_common()
-        )
-        name = area.area.name or area.area.kind
-        table.add_row(
-            f"{area.area.start:x} {escape(_shortened(name))}",
-            f"{area.pages:,}",
-            f"{area.moved:,}",
-            f"{area.stayed:,}",
-            why,
-        )
-    console.print(table)
-    if len(shown) < len(with_pages):
-        rest = sum(area.pages for area in with_pages) - sum(area.pages for area in shown)
-        console.print(
-            f"and {len(with_pages) - len(shown)} smaller areas with {rest:,} pages "
-            "(--all lists them)"
-        )
-    console.print(
-        f"[bold]{plan.pages:,} pages: {plan.moved:,} moved, {plan.stayed:,} stayed[/]"
-        + (f"; {plan.elsewhere:,} were on other nodes" if plan.elsewhere else "")
-    )
-    for reason, count in plan.reasons.most_common():
-        console.print(f"  {count:>9,}  {reason.value}")
-    for when, placed in (("before", plan.before), ("after", plan.after)):
-        words = ", ".join(f"{count:,} on node {node}" for node, count in placed.items())
-        console.print(f"{when}: {words or 'no pages'}")
+    title = f"{snapshot.command} (pid {snapshot.pid}): from {sources} to {targets}"
+    console.print(plan_tables(plan, title, None if all_areas else SHOWN_AREAS))
     for sentence in (*snapshot.missing, *plan.notes):
         console.print(f"[yellow]note:[/] {escape(sentence)}")
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= 36 else "…" + name[-35:]

@@ -30,3 +30,11 @@ def parse_sizes(text: str) -> list[int]:
     if len(sizes) > 1024:
         raise UsageError(f"{len(sizes)} nodes are more than the 1024 that Linux can have")
     return sizes
+
+
+def parse_counts(text: str) -> list[int]:
+    """Numbers of huge pages, one a node, from a list with commas.  Raises UsageError."""
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) > 1024 or not all(re.fullmatch(r"[0-9]{1,9}", part) for part in parts):
+        raise UsageError(f"'{text[:40]}' is not a number of huge pages for each node; write 0,512")
+    return [int(part) for part in parts]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,9 @@ from rich.table import Table
 from mmigrate.cli.output import print_json, progress
 from mmigrate.snapshot import format as snapshot_format
 from mmigrate.snapshot.recorder import record
-from mmigrate.snapshot.snapshot import Snapshot, Summary, VmaRecord
+from mmigrate.snapshot.records import VmaRecord
+from mmigrate.snapshot.snapshot import Snapshot
+from mmigrate.snapshot.summary import Summary
 
 
 def command(
@@ -69,12 +72,24 @@ def as_object(snapshot: Snapshot, file: Path, size: int) -> dict[str, Any]:
         "swapped": total.swapped,
         "zero": total.zero,
         "huge": total.huge,
+        "transparent_huge": total.thp,
+        "hugetlb": total.hugetlb,
+        "merged": total.merged,
         "shared": total.shared,
         "locked": total.locked,
         "soft_dirty": total.soft_dirty,
         "nodes": _named(total.by_node),
         "kinds": dict(sorted(total.by_kind.items())),
         "vmas": [_area_object(snapshot, vma) for vma in snapshot.vmas],
+        "pools": [
+            {"size": pool.size, "reserved": pool.reserved, "total": pool.total, "free": pool.free}
+            for pool in snapshot.pools
+        ],
+        "cgroups": [
+            {"path": group.path, "limit": group.limit, "usage": group.usage}
+            for group in snapshot.memory_groups
+        ],
+        "cpuset": {"path": snapshot.cpuset, "nodes": snapshot.nodes_allowed},
         "known": snapshot.known,
         "missing": snapshot.missing,
     }
@@ -115,8 +130,27 @@ def print_summary(snapshot: Snapshot, file: Path, size: int) -> None:
     console = Console()
     console.print(table)
     console.print(f"{total.areas} areas, written to {escape(os.fspath(file))} ({size:,} bytes)")
+    for sentence in _surroundings(snapshot):
+        console.print(escape(sentence), highlight=False)
     for sentence in snapshot.missing:
         console.print(f"[yellow]missing:[/] {escape(sentence)}", highlight=False)
+
+
+def _surroundings(snapshot: Snapshot) -> Iterator[str]:
+    """What holds for the process and decides where its memory can go."""
+    for pool in snapshot.pools:
+        if any(pool.total):
+            pairs = zip(snapshot.nodes, pool.total, pool.free, strict=True)
+            yield f"pool of huge pages of {pool.size >> 20} MiB: " + ", ".join(
+                f"{free:,} of {total:,} free on node {node.number}" for node, total, free in pairs
+            )
+    for group in snapshot.memory_groups[-1:]:
+        limits = [above.limit for above in snapshot.memory_groups if above.limit is not None]
+        limit = f"limit {min(limits) / (1 << 20):,.1f} MiB" if limits else "no limit"
+        usage = "" if group.usage is None else f"{group.usage / (1 << 20):,.1f} MiB used, "
+        yield f"memory cgroup {group.path}: {usage}{limit}"
+    if snapshot.cpuset not in ("", "/"):
+        yield f"cpuset {snapshot.cpuset}: memory on nodes {snapshot.nodes_allowed}"
 
 
 def _rows(total: Summary) -> list[tuple[str, int]]:
@@ -126,10 +160,13 @@ def _rows(total: Summary) -> list[tuple[str, int]]:
     rows += [(f"  {kind}", pages) for kind, pages in sorted(total.by_kind.items())]
     optional = [
         ("shared", total.shared),
-        ("huge", total.huge),
+        ("transparent huge", total.thp),
+        ("other huge", total.huge - total.thp - total.hugetlb),
+        ("hugetlb", total.hugetlb),
+        ("merged (KSM)", total.merged),
         ("locked", total.locked),
         ("page of zeroes", total.zero),
         ("swapped out", total.swapped),
         ("soft-dirty", total.soft_dirty),
     ]
-    return rows + [(what, pages) for what, pages in optional if pages]
+    return rows + [(what, pages) for what, pages in optional if pages > 0]

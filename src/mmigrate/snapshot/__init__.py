@@ -1,12 +1,7 @@
 """Real processes: record one into a file, read it back, rebuild it on a modelled machine."""
 
-from mmigrate.snapshot.snapshot import (
-    FileRecord,
-    NodeRecord,
-    PageState,
-    Snapshot,
-    Summary,
-    VmaRecord,
-)
+from mmigrate.snapshot.records import FileRecord, NodeRecord, PageState, VmaRecord
+from mmigrate.snapshot.snapshot import Snapshot
+from mmigrate.snapshot.summary import Summary
 
 __all__ = ["FileRecord", "NodeRecord", "PageState", "Snapshot", "Summary", "VmaRecord"]

@@ -22,10 +22,11 @@ from typing import Final
 import msgspec
 
 from mmigrate.errors import SnapshotError, UsageError
+from mmigrate.snapshot.records import VERSION
 from mmigrate.snapshot.snapshot import Snapshot
 
 MAGIC: Final = b"MMIGSNAP"
-VERSION: Final = 1
+VERSIONS: Final = range(1, VERSION + 1)  # that this reads; it writes the last
 # magic, version, bytes of the payload, bytes when decompressed, SHA-256 of the payload
 HEADER: Final = struct.Struct("<8sHQQ32s")
 MAX_DECOMPRESSED: Final = 256 << 20
@@ -108,9 +109,11 @@ def loads(data: bytes) -> Snapshot:
     if len(data) < HEADER.size:
         raise SnapshotError(f"the file is truncated: {len(data)} bytes, not even a whole header")
     _magic, version, length, decompressed, digest = HEADER.unpack_from(data)
-    if version != VERSION:
+    if version not in VERSIONS:
         newer = "a newer mmigrate wrote it" if version > VERSION else "there is no such version"
-        raise SnapshotError(f"format version {version} is unknown, {newer}; this reads {VERSION}")
+        raise SnapshotError(
+            f"format version {version} is unknown, {newer}; this reads {VERSIONS[0]} to {VERSION}"
+        )
     present = len(data) - HEADER.size
     if present < length:
         raise SnapshotError(f"the file is truncated: {present} of {length} bytes of data are there")
@@ -124,8 +127,19 @@ def loads(data: bytes) -> Snapshot:
     snapshot = _decode(_decompress(payload, decompressed))
     if snapshot.version != version:
         raise SnapshotError("the file is damaged: it names two versions")
+    if version == 1 and _uses_version_2(snapshot):
+        raise SnapshotError("the file is damaged: version 1 has no such fields")
+    snapshot.version = VERSION
     snapshot.validate()
     return snapshot
+
+
+def _uses_version_2(snapshot: Snapshot) -> bool:
+    groups = (snapshot.pools, snapshot.memory_groups, snapshot.cgroup_version)
+    return any((snapshot.thp, snapshot.cpuset, *groups)) or any(
+        vma.anon_huge or vma.file_huge or vma.hugetlb or vma.merged or vma.merged_counts
+        for vma in snapshot.vmas
+    )
 
 
 def _decompress(payload: memoryview, expected: int) -> bytes:

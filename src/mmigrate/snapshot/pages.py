@@ -16,10 +16,11 @@ from itertools import groupby
 from typing import Final
 
 from mmigrate.snapshot import procfs, syscalls
-from mmigrate.snapshot import snapshot as bits
+from mmigrate.snapshot import records as bits
 from mmigrate.snapshot.process_files import PROC, ProcessFiles, counted
 from mmigrate.snapshot.procfs import PM_FRAME, PM_PRESENT, PM_SWAP, AreaText, PolicyText
-from mmigrate.snapshot.snapshot import EMPTY, NodeRecord, PageState, Snapshot
+from mmigrate.snapshot.records import EMPTY, NodeRecord, PageState
+from mmigrate.snapshot.snapshot import Snapshot
 
 _STRETCH: Final = 1 << 15  # pages read at once: 256 KiB of pagemap
 _GAP: Final = 1 << 10  # pages; closer populated stretches are read as one
@@ -27,17 +28,20 @@ _VAST: Final = 1 << 24  # pages: too many to ask about one by one when nothing i
 _HINT_HUGE: Final = 1
 _HINT_ZERO: Final = 2
 _HINT_DEVICE: Final = 4
+_HINT_HUGETLB: Final = 8
 
 
 class Runs:
     """The columns of an area's runs, as they grow."""
 
-    __slots__ = ("counts", "states", "swap")
+    __slots__ = ("counts", "merged_counts", "merged_groups", "states", "swap")
 
     def __init__(self) -> None:
         self.counts = array("I")
         self.states = array("H")
         self.swap = array("Q")
+        self.merged_counts = array("I")
+        self.merged_groups = array("I")
 
     def add(self, count: int, state: int) -> None:
         while count:
@@ -60,6 +64,13 @@ class Runs:
                 return
         swap.extend((page, 1, area, offset))
 
+    def add_merged(self, group: int) -> None:
+        if self.merged_groups and self.merged_groups[-1] == group:
+            self.merged_counts[-1] += 1
+        else:
+            self.merged_counts.append(1)
+            self.merged_groups.append(group)
+
 
 class PageReader:
     """The pages of one process, through every file and call that this user may use."""
@@ -77,7 +88,8 @@ class PageReader:
         self._can_ask_nodes = self._can_scan = True
         self._frames_seen = self._frames_hidden = False
         self._swap_hidden = False
-        self._huge_unclear = 0
+        self._huge_unclear = self._merged_unclear = 0
+        self._merged_frames: dict[int, int] = {}  # frame of a merged page to its number
         self._skipped = 0
 
     def __enter__(self) -> PageReader:
@@ -109,7 +121,8 @@ class PageReader:
         if policy is not None and len(policy.nodes) == 1:
             (node,) = policy.nodes
         huge = area.size("AnonHugePages") + area.size("ShmemPmdMapped") + area.size("FilePmdMapped")
-        device = not {"io", "pf", "mm"}.isdisjoint(area.flags.split())
+        flags = area.flags.split()
+        device = not {"io", "pf", "mm"}.isdisjoint(flags)
         all_huge = huge > 0 and huge == area.size("Rss")
         runs = Runs()
         reached = 0
@@ -119,6 +132,7 @@ class PageReader:
             entries = self._entries(first_page + first, len(hints))
             extra = _HINT_HUGE if all_huge and not self._can_scan else 0
             extra |= _HINT_DEVICE if device else 0
+            extra |= _HINT_HUGETLB if "ht" in flags else 0
             if extra:
                 hints = bytearray(hint | extra for hint in hints)
             numbers, present = self._numbers_of(entries, first_page + first, hints, node)
@@ -131,10 +145,14 @@ class PageReader:
                     runs.add(sum(1 for _ in group), number)
             if any(self.states[number].swapped for number in variety):
                 self._note_swap(runs, first, entries)
+            if any(self.states[number].ksm for number in variety):
+                self._note_merged(runs, entries, numbers)
             advance(present)
         runs.add((area.end - area.start) // self.page_size - reached, 0)
         if huge and not all_huge and not self._can_scan and self._kpageflags < 0:
             self._huge_unclear += 1
+        if area.size("KSM") and not runs.merged_counts:
+            self._merged_unclear += 1
         return runs
 
     def known(self, snapshot: Snapshot, policies: bool) -> list[str]:
@@ -189,7 +207,26 @@ class PageReader:
             )
         else:
             known.append("huge pages")
+        known += self._known_of_merged("page types" in known)
         return known
+
+    def _known_of_merged(self, page_types: bool) -> list[str]:
+        """The same for pages that were merged with others of the same contents."""
+        missing = self.process.missing
+        if page_types:
+            return ["merged pages", "merged totals"]
+        if self.process.merged_totals and not self._merged_unclear:
+            return ["merged pages", "merged totals"]
+        if self.process.merged_totals:
+            missing.append(
+                f"which pages are merged (KSM) in {counted(self._merged_unclear, 'area')}: "
+                "only root may see that (CAP_SYS_ADMIN); how many is known"
+            )
+            return ["merged totals"]
+        many = self.process.merged_somewhere
+        amount = f", {counted(many, 'page')} in all" if many else ""
+        missing.append(f"pages that are merged (KSM){amount}: only root may see where they are")
+        return []
 
     # Which stretches of an area to look at: (first page, a byte of hints for each page).
     def _stretches(self, area: AreaText) -> Iterator[tuple[int, bytearray]]:
@@ -280,6 +317,8 @@ class PageReader:
             known |= 0 if known & (bits.FILE | bits.EXCLUSIVE) else bits.ZERO
         if hint & _HINT_ZERO:
             known |= bits.ZERO
+        if hint & _HINT_HUGETLB:
+            known |= bits.HUGETLB | bits.HUGE
         if hint & _HINT_HUGE or (known & bits.THP and not self._can_scan):
             known |= bits.HUGE
         node = node if node in self._nodes else -1
@@ -334,6 +373,12 @@ class PageReader:
                     runs.add_swapped(first + index, area, offset)
                 else:
                     self._swap_hidden = True
+
+    def _note_merged(self, runs: Runs, entries: array[int], numbers: array[int]) -> None:
+        frames = self._merged_frames
+        for entry, number in zip(entries, numbers, strict=True):
+            if self.states[number].ksm:
+                runs.add_merged(frames.setdefault(entry & PM_FRAME, len(frames) + 1))
 
 
 def _kernel_version() -> tuple[int, int]:

@@ -3,30 +3,104 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from errno import ENOMEM
+from typing import Any
 
 from mmigrate.api import Reason
-from mmigrate.linux.include.mm_types import Page
-from mmigrate.linux.include.pgtable import pte_pfn, pte_present
+from mmigrate.linux.include.mm_types import Mm, Page, PageTable
+from mmigrate.linux.include.page_flags import PG_hugetlb
+from mmigrate.linux.include.pgtable import (
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    PMD_SHIFT,
+    pmd_trans_huge,
+    pte_pfn,
+    pte_present,
+)
+from mmigrate.linux.kernel.page_flags import PageKsm
+from mmigrate.linux.kernel.pgtable import find_leaf
+from mmigrate.linux.mm import huge_memory
 from mmigrate.machine.process import Process, peek_pte
+from mmigrate.snapshot.forms import Form
 from mmigrate.snapshot.rebuild import Area, Rebuilt
 
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass
-class AreaPlan:
-    """One area.  @pages: those on the source nodes before the move."""
+class FormPlan:
+    """Pages of one form, on the source nodes before the move.
 
-    area: Area
+    @units: huge pages, or frames of merged pages; of base pages as many as pages.  @whole: huge
+    pages that moved as a whole.  @split: those that were split.
+    """
+
+    units: int = 0
     pages: int = 0
     moved: int = 0
+    whole: int = 0
+    split: int = 0
     reasons: Counter[Reason] = field(default_factory=Counter)
 
     @property
     def stayed(self) -> int:
         return self.pages - self.moved
+
+    def add(self, other: FormPlan) -> None:
+        self.units += other.units
+        self.pages += other.pages
+        self.moved += other.moved
+        self.whole += other.whole
+        self.split += other.split
+        self.reasons.update(other.reasons)
+
+
+@dataclass
+class AreaPlan:
+    """One area.  @forms: what pages it has on the source nodes."""
+
+    area: Area
+    forms: dict[Form, FormPlan] = field(default_factory=dict)
+
+    @property
+    def pages(self) -> int:
+        return sum(form.pages for form in self.forms.values())
+
+    @property
+    def moved(self) -> int:
+        return sum(form.moved for form in self.forms.values())
+
+    @property
+    def stayed(self) -> int:
+        return self.pages - self.moved
+
+    @property
+    def reasons(self) -> Counter[Reason]:
+        return sum((form.reasons for form in self.forms.values()), Counter[Reason]())
+
+    def form(self, which: Form) -> FormPlan:
+        return self.forms.setdefault(which, FormPlan())
+
+
+@dataclass(frozen=True)
+class PoolPlan:
+    """Free huge pages of @size bytes, by node."""
+
+    size: int
+    before: list[int]
+    after: list[int]
+
+
+@dataclass(frozen=True)
+class Charges:
+    """What a memory cgroup is charged, in bytes."""
+
+    group: str
+    before: int
+    after: int
+    limit: int | None
 
 
 @dataclass
@@ -34,7 +108,8 @@ class Plan:
     """The whole process.
 
     @elsewhere: pages that were on none of the source nodes.  @left: what migrate_pages(2)
-    returned.  @placement: pages by node, before and after.
+    returned, a negative errno if it failed.  @placement: pages by node, before and after.
+    @allowed: the nodes of its cpuset, if those are not all.
     """
 
     areas: list[AreaPlan]
@@ -43,6 +118,19 @@ class Plan:
     before: dict[int, int]
     after: dict[int, int]
     notes: list[str]
+    pools: list[PoolPlan]
+    charges: Charges | None
+    allowed: tuple[int, ...] | None
+
+    @property
+    def forms(self) -> dict[Form, FormPlan]:
+        """All areas together; a merged page counts in each area that has it."""
+        total: dict[Form, FormPlan] = {}
+        for form in Form:
+            for area in self.areas:
+                if form in area.forms:
+                    total.setdefault(form, FormPlan()).add(area.forms[form])
+        return total
 
     @property
     def pages(self) -> int:
@@ -58,10 +146,7 @@ class Plan:
 
     @property
     def reasons(self) -> Counter[Reason]:
-        total: Counter[Reason] = Counter()
-        for area in self.areas:
-            total.update(area.reasons)
-        return total
+        return sum((area.reasons for area in self.areas), Counter[Reason]())
 
 
 def plan_migration(
@@ -71,77 +156,203 @@ def plan_migration(
     *,
     progress: Progress | None = None,
 ) -> Plan:
-    """Migrate the rebuilt process from nodes to nodes, and say what became of every page.
+    """Migrate the rebuilt process from nodes to nodes, as somebody with the same rights would, and
+    say what became of every page.
 
-    Raises OSError: migrate_pages(2) itself failed, for example with EINVAL.
+    Raises OSError: migrate_pages(2) refused the whole, for example with EINVAL or EPERM.
     """
-    process = rebuilt.process
-    before = _placement(process)
-    moving = sum(1 for _, page in before if page.zone.nid in sources)
-    counts_before = dict(sorted(Counter(page.zone.nid for _, page in before).items()))
-    where = {address: (page, page.zone.nid) for address, page in before}
+    machine, process = rebuilt.machine, rebuilt.process
+    before = list(_mapped(process.mm))
+    charged = _charged(rebuilt)
+    free = _free_huge_pages(rebuilt)
+    moving = sum(place.pages for place in before if place.node in sources)
+    machine.kernel.reasons.clear()
+    # Not by the process itself, which its own cpuset would keep from the target.
+    mover = machine.process("migratepages")
+    mover.task.cred = process.task.cred
     if progress is not None:
         progress("migrating", 0, moving)
-    left = process.migrate_pages(sources, targets)
+    try:
+        left = mover.migrate_pages(sources, targets, process=process)
+    except OSError as error:
+        if error.errno != ENOMEM:
+            raise
+        left = -ENOMEM  # what has moved by then stays moved
+    mover.exit()
     if progress is not None:
         progress("migrating", moving, moving)
+    areas, elsewhere = _by_area(rebuilt, before, sources, _Fate(process, targets, left < 0))
+    return Plan(
+        areas,
+        elsewhere,
+        left,
+        _by_node(before),
+        _by_node(_mapped(process.mm)),
+        rebuilt.notes,
+        [PoolPlan(size, there, _free_huge_pages(rebuilt)[size]) for size, there in free.items()],
+        charged and Charges(charged[0], charged[1], (_charged(rebuilt) or charged)[1], charged[2]),
+        rebuilt.allowed,
+    )
 
-    wanted = set(sources)
+
+# --- what is mapped ---
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What one entry of the page tables maps: a page, or a huge one, and where it was."""
+
+    address: int
+    page: Page
+    pages: int
+    node: int
+    form: Form
+
+
+def _mapped(mm: Mm) -> Iterator[_Place]:
+    """Everything present by ascending address, pages of zeroes apart."""
+    kernel = mm.kernel
+    zeroes = kernel.zero_page.pfn
+    huge_zeroes = huge_memory.state(kernel).huge_zero_page
+    for address, entry, shift in _entries(mm.pgd, 0, 39):
+        if shift == PAGE_SHIFT:
+            if not pte_present(entry) or pte_pfn(entry) == zeroes:
+                continue
+            page = kernel.page_of(pte_pfn(entry))
+            form = Form.MERGED if PageKsm(page) else Form.BASE
+        else:
+            page = kernel.page_of(pte_pfn(entry))
+            if not pmd_trans_huge(entry) or page is huge_zeroes:
+                continue
+            form = Form.HUGETLB if page.flags & PG_hugetlb else Form.HUGE
+        yield _Place(address, page, 1 << shift - PAGE_SHIFT, page.zone.nid, form)
+
+
+def _entries(table: PageTable, start: int, shift: int) -> Iterator[tuple[int, int, int]]:
+    """(address, entry, log2 of the bytes it maps) of all entries that are not tables."""
+    entry: Any
+    for index, entry in enumerate(table.entries):
+        if type(entry) is PageTable:
+            yield from _entries(entry, start + (index << shift), shift - 9)
+        elif entry:
+            yield start + (index << shift), entry, shift
+
+
+def _by_node(places: Iterable[_Place]) -> dict[int, int]:
+    counts: Counter[int] = Counter()
+    for place in places:
+        counts[place.node] += place.pages
+    return dict(sorted(counts.items()))
+
+
+def _charged(rebuilt: Rebuilt) -> tuple[str, int, int | None] | None:
+    """(name of the memory cgroup, bytes that it is charged, the lowest limit that holds there)."""
+    if rebuilt.cgroup is None:
+        return None
+    limits = [group.limit for group in rebuilt.groups if group.limit is not None]
+    return rebuilt.cgroup.name, rebuilt.cgroup.usage, min(limits, default=None)
+
+
+def _free_huge_pages(rebuilt: Rebuilt) -> dict[int, list[int]]:
+    """By size, of the sizes that the process has: free huge pages of each node."""
+    states = rebuilt.machine.kernel.hugetlb.hstates
+    return {h.size: list(h.free_huge_pages_node) for h in states if h.size in rebuilt.pool_sizes}
+
+
+# --- what became of it ---
+
+
+def _by_area(
+    rebuilt: Rebuilt, before: Sequence[_Place], sources: Sequence[int], fate: _Fate
+) -> tuple[list[AreaPlan], int]:
+    """The plans of all areas, and how many pages were on other nodes."""
     areas = []
-    elsewhere = 0
     for area in rebuilt.areas:
         planned = AreaPlan(area)
         unmodelled = rebuilt.unmodelled.get(area.start, 0)
         if unmodelled:
-            planned.pages = unmodelled
             hugetlb = area.kind == "hugetlb"
+            form = planned.form(Form.HUGETLB if hugetlb else Form.BASE)
             reason = Reason.HUGETLB_UNSUPPORTED if hugetlb else Reason.NOT_MIGRATABLE
-            planned.reasons[reason] = unmodelled
+            form.pages, form.reasons[reason] = unmodelled, unmodelled
+            form.units = unmodelled // (area.page_size >> PAGE_SHIFT)
         areas.append(planned)
-    position = 0
-    for address, (page, node) in where.items():
-        while areas[position].area.end <= address:
+    wanted, elsewhere, position = set(sources), 0, 0
+    frames: set[tuple[int, int]] = set()
+    for place in before:
+        while areas[position].area.end <= place.address:
             position += 1
-        planned = areas[position]
-        if node not in wanted:
-            elsewhere += 1
+        if place.node not in wanted:
+            elsewhere += place.pages
             continue
-        planned.pages += 1
-        reason_stayed = _why_it_stayed(process, address, page, targets)
-        if reason_stayed is None:
-            planned.moved += 1
+        form = areas[position].form(place.form)
+        if place.form is not Form.MERGED or (position, place.page.pfn) not in frames:
+            form.units += 1
+            frames.add((position, place.page.pfn) if place.form is Form.MERGED else (-1, -1))
+        form.pages += place.pages
+        fate.tell(place, form)
+    return areas, elsewhere
+
+
+class _Fate:
+    """What became of each page of a process.  @failed: the call ended before it was done."""
+
+    def __init__(self, process: Process, targets: Sequence[int], failed: bool) -> None:
+        self.process = process
+        self.kernel = process.mm.kernel
+        self.targets = set(targets)
+        self.failed = failed
+
+    def tell(self, place: _Place, form: FormPlan) -> None:
+        """Add to @form what became of a page or a huge page."""
+        if place.form is Form.HUGE and find_leaf(self.process.mm, place.address) is not None:
+            form.split += 1
+            for number in range(place.pages):
+                self._count(form, self._why_base(place.address, place.page.pfn, number), 1)
+            return
+        if place.form in (Form.BASE, Form.MERGED):
+            self._count(form, self._why_base(place.address, place.page.pfn, 0), 1)
+            return
+        reason = self._why_huge(place)
+        form.whole += reason is None
+        self._count(form, reason, place.pages)
+
+    def _count(self, form: FormPlan, reason: Reason | None, pages: int) -> None:
+        if reason is None:
+            form.moved += pages
         else:
-            planned.reasons[reason_stayed] += 1
-    counts_after = dict(sorted(Counter(page.zone.nid for _, page in _placement(process)).items()))
-    return Plan(areas, elsewhere, left, counts_before, counts_after, rebuilt.notes)
+            form.reasons[reason] += pages
 
+    def _why_base(self, start: int, first: int, number: int) -> Reason | None:
+        """None if a frame of a target node is there now, or none at all (a page of the swap cache
+        moved, and is found again by a fault).  migrate_pages(2) takes a frame near the target
+        when that is full, so a page can move and yet not arrive."""
+        pte = peek_pte(self.process.mm, start + number * PAGE_SIZE)
+        if not pte_present(pte):
+            return None
+        if pte_pfn(pte) != first + number:
+            return self._arrived(pte_pfn(pte))
+        return self._reason(first + number)
 
-def _placement(process: Process) -> list[tuple[int, Page]]:
-    """(address, page) of every present page, the zero page apart."""
-    kernel = process.mm.kernel
-    zero = kernel.zero_page.pfn
-    found = []
-    for vma in process.mm.mmap:
-        for address in range(vma.vm_start, vma.vm_end, 4096):
-            pte = peek_pte(process.mm, address)
-            if pte_present(pte) and pte_pfn(pte) != zero:
-                found.append((address, kernel.page_of(pte_pfn(pte))))
-    return found
+    def _why_huge(self, place: _Place) -> Reason | None:
+        pfn = pte_pfn(peek_pte(self.process.mm, place.address))
+        if pfn != place.page.pfn:
+            return self._arrived(pfn)
+        reason = self.kernel.reasons.get(pfn)
+        if reason is None and place.pages > 1 << PMD_SHIFT - PAGE_SHIFT:
+            return Reason.HUGETLB_UNSUPPORTED  # passed over, without a word
+        if reason is Reason.NO_MEMORY and place.form is Form.HUGETLB:
+            return Reason.HUGETLB_NO_POOL
+        return self._reason(pfn)
 
+    def _arrived(self, pfn: int) -> Reason | None:
+        there = self.kernel.page_of(pfn).zone.nid in self.targets
+        return None if there else Reason.NO_MEMORY
 
-def _why_it_stayed(
-    process: Process, address: int, page: Page, targets: Sequence[int]
-) -> Reason | None:
-    """None if a frame of a target node is there now, or none at all (a page of the swap cache
-    moved, and is found again by a fault).  migrate_pages(2) takes a frame near the target
-    when that is full, so a page can move and yet not arrive."""
-    pte = peek_pte(process.mm, address)
-    if not pte_present(pte):
-        return None
-    kernel = process.mm.kernel
-    if pte_pfn(pte) != page.pfn:
-        arrived = kernel.page_of(pte_pfn(pte)).zone.nid in targets
-        return None if arrived else Reason.NO_MEMORY
-    if page.pfn in kernel.reasons:
-        return kernel.reasons[page.pfn]
-    return Reason.SHARED if page._mapcount > 0 else Reason.UNKNOWN
+    def _reason(self, pfn: int) -> Reason:
+        known: Reason | None = self.kernel.reasons.get(pfn)
+        if self.failed and known in (None, Reason.NOT_ON_LRU):
+            return Reason.NOT_TRIED  # found again, at another address, once it was isolated
+        if known is not None:
+            return known
+        return Reason.SHARED if self.kernel.page_of(pfn)._mapcount > 0 else Reason.UNKNOWN

@@ -23,6 +23,10 @@ class ProcessFiles:
         self.pid = pid
         self.folder = PROC / str(pid)
         self.missing: list[str] = []
+        # Pages merged with others (KSM): whether their number is known for each area, and how many
+        # there are where it is known only for the process.
+        self.merged_totals = False
+        self.merged_somewhere = 0
         if not (PROC / "self").exists():
             raise EnvironmentLacks("/proc is not mounted; mount -t proc proc /proc would do it")
         if pid < 1 or not self.folder.exists():
@@ -65,12 +69,40 @@ class ProcessFiles:
         for area in procfs.parse_maps(text):
             if area.start >= (areas[-1].end if areas else 0) and area.start < area.end:
                 areas.append(area)
+        self._count_merged(areas)
         return areas
+
+    def _count_merged(self, areas: Sequence[AreaText]) -> None:
+        """Since Linux 6.6 smaps has the number; since 6.1 there is one for the process."""
+        self.merged_totals = True
+        mergeable = [area for area in areas if "mg" in area.flags.split()]
+        if any("KSM" in area.sizes for area in areas):
+            return
+        if not mergeable and any(area.flags for area in areas):
+            return
+        text = ""
+        with contextlib.suppress(OSError):
+            text = (self.folder / "ksm_merging_pages").read_text().strip()
+        pages = int(text) if text.isdecimal() and len(text) < 16 else -1
+        if len(mergeable) == 1 and pages > 0:
+            area = mergeable[0]
+            area.sizes["KSM"] = min(pages * os.sysconf("SC_PAGE_SIZE"), area.end - area.start)
+        elif pages != 0:
+            self.merged_totals = False
+            self.merged_somewhere = max(pages, 0)
 
     def policies(self) -> dict[int, PolicyText]:
         """The lines of numa_maps, by start address."""
         text = self.optional_text("numa_maps", "memory policies")
         return {line.start: line for line in procfs.parse_numa_maps(text)}
+
+    @staticmethod
+    def own_mounts() -> str:
+        """Our own mountinfo: where we find the files of cgroups."""
+        try:
+            return (PROC / "self/mountinfo").read_bytes().decode("utf-8", "backslashreplace")
+        except OSError:
+            return ""
 
     def filesystems(self) -> dict[str, str]:
         try:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from mmigrate.snapshot import snapshot as bits
+from mmigrate.snapshot import records as bits
 from mmigrate.snapshot.nodeset import parse_list
 
 # An entry of /proc/PID/pagemap.
@@ -149,6 +149,57 @@ def parse_filesystems(mountinfo: str) -> dict[str, str]:
         if major.isdecimal() and minor.isdecimal():
             types[f"{int(major):02x}:{int(minor):02x}"] = after.split(" ")[0]
     return types
+
+
+@dataclass(frozen=True)
+class CgroupMount:
+    """Where a hierarchy of cgroups is mounted.  @controllers: of version 1; "" means version 2.
+    @root: the group that is at the mount @point."""
+
+    controllers: tuple[str, ...]
+    root: str
+    point: str
+
+
+def parse_cgroups(text: str) -> dict[str, str]:
+    """Controller to path of the group, from /proc/PID/cgroup; "" is the hierarchy of version 2."""
+    paths: dict[str, str] = {}
+    for line in text.split("\n"):
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number.isdecimal() and path.startswith("/"):
+            for controller in controllers.split(","):
+                paths[controller] = path
+    return paths
+
+
+def parse_cgroup_mounts(mountinfo: str) -> list[CgroupMount]:
+    """The mounted hierarchies of cgroups, from /proc/PID/mountinfo."""
+    mounts = []
+    for line in mountinfo.split("\n"):
+        before, separator, after = line.partition(" - ")
+        words, kind = before.split(" "), after.split(" ")
+        if separator and len(words) > 4 and kind[0] in ("cgroup", "cgroup2"):
+            controllers = tuple(kind[-1].split(",")) if kind[0] == "cgroup" else ("",)
+            mounts.append(CgroupMount(controllers, _unescaped(words[3]), _unescaped(words[4])))
+    return mounts
+
+
+def _unescaped(path: str) -> str:
+    """Of mountinfo: a space is written as \\040."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), path)
+
+
+def parse_pool_size(name: str) -> int:
+    """Bytes of a huge page, from a name such as "hugepages-2048kB"; 0 for other names."""
+    match = re.fullmatch(r"hugepages-([0-9]{1,12})kB", name, re.ASCII)
+    return int(match[1]) << 10 if match is not None else 0
+
+
+def parse_choice(text: str) -> str:
+    """The chosen word of a file such as "always [madvise] never"; "" if there is none."""
+    match = re.search(r"\[([a-z]{1,20})\]", text, re.ASCII)
+    return match[1] if match is not None else ""
 
 
 def parse_node_sizes(meminfo: str) -> tuple[int, int]:

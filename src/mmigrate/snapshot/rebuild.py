@@ -3,9 +3,12 @@
 Pages that the process shared with others are shared here with a second process: it is
 forked when the shared pages have been touched, and before those of the process' own are.
 
+Transparent huge pages come from huge faults, pages of hugetlb from pools of the recorded size,
+merged pages (KSM) from a scan of ksmd; charges go to memory cgroups with the recorded limits.
+
 Differs from the real thing, and said in `Rebuilt.notes`: a file on a filesystem that the
-model does not have behaves like one on ext4, transparent huge pages become base pages, and
-memory of hugetlbfs and of devices is mapped but has no pages.
+model does not have behaves like one on ext4, huge pages of files are base pages, and memory of
+devices is mapped but has no pages.
 """
 
 from __future__ import annotations
@@ -18,16 +21,30 @@ from typing import Final
 from mmigrate.api import Mapping
 from mmigrate.arguments import POLICY_MODES
 from mmigrate.errors import MemoryFault, ScenarioError, UsageError
-from mmigrate.linux.include.mm import MAP_NORESERVE, VM_IO, VM_PFNMAP
+from mmigrate.linux.include.hugetlb import hstate_of
+from mmigrate.linux.include.mm import (
+    MADV_HUGEPAGE,
+    MADV_MERGEABLE,
+    MADV_NOHUGEPAGE,
+    MAP_NORESERVE,
+    VM_IO,
+    VM_PFNMAP,
+)
 from mmigrate.linux.include.mm_types import Inode
 from mmigrate.linux.include.pgtable import PAGE_SIZE, TASK_SIZE
 from mmigrate.linux.include.sched import Cred
 from mmigrate.linux.kernel.rwsem import down_write
+from mmigrate.linux.mm import huge_memory
 from mmigrate.linux.mm.vma import find_vma, split_vma
+from mmigrate.machine.cgroup import Cgroup
 from mmigrate.machine.machine import Machine
 from mmigrate.machine.process import Process
-from mmigrate.snapshot.nodeset import describe, parse_policy
-from mmigrate.snapshot.snapshot import PageState, Snapshot, VmaRecord
+from mmigrate.snapshot.forms import HUGE_SIZE, Form, Piece, pieces
+from mmigrate.snapshot.nodeset import MAX_NODES, describe, parse_list, parse_policy
+from mmigrate.snapshot.rebuild_merged import groups_of, merge
+from mmigrate.snapshot.rebuild_pools import make_pools, plan_pools, settle_pools
+from mmigrate.snapshot.records import PageState, VmaRecord
+from mmigrate.snapshot.snapshot import Snapshot
 
 Progress = Callable[[str, int, int], None]
 
@@ -41,17 +58,19 @@ FILESYSTEMS: Final = {
     "ramfs": "ramfs",
 }
 USER: Final = Cred(1000, 1000, 1000, frozenset())
+ADVICE: Final = (("hg", MADV_HUGEPAGE), ("nh", MADV_NOHUGEPAGE), ("mg", MADV_MERGEABLE))
 SHARED_MEMORY: Final = ("tmpfs", "devtmpfs")
 
 
 @dataclass(frozen=True)
 class Area:
-    """A recorded area: its addresses, what it is called, and its kind."""
+    """A recorded area: its addresses, what it is called, its kind, its size of page."""
 
     start: int
     end: int
     name: str
     kind: str
+    page_size: int
 
 
 @dataclass
@@ -59,7 +78,9 @@ class Rebuilt:
     """A process that looks like the recorded one.
 
     @sharer: who shares pages with it, None if nobody does.  @unmodelled: pages that the
-    model has no kind for yet, by area.  @notes: sentences for people.
+    model has no kind for, by area.  @groups: its memory cgroup, behind those above it.
+    @pool_sizes: sizes of its huge pages of hugetlb.  @allowed: the nodes of its cpuset, if those
+    are not all.  @notes: sentences for people.
     """
 
     machine: Machine
@@ -67,7 +88,14 @@ class Rebuilt:
     sharer: Process | None = None
     areas: list[Area] = field(default_factory=list)
     unmodelled: Counter[int] = field(default_factory=Counter)
+    groups: list[Cgroup] = field(default_factory=list)
+    pool_sizes: list[int] = field(default_factory=list)
+    allowed: tuple[int, ...] | None = None
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def cgroup(self) -> Cgroup | None:
+        return self.groups[-1] if self.groups else None
 
 
 def rebuild(
@@ -75,15 +103,17 @@ def rebuild(
     sizes: Sequence[int] | None = None,
     *,
     privileged: bool = False,
+    free_huge: Sequence[int] | None = None,
     progress: Progress | None = None,
 ) -> Rebuilt:
     """Build a machine like the recorded one, or with nodes of @sizes bytes, and the process
-    on it, as an ordinary user's; @privileged: with CAP_SYS_NICE.
+    on it, as an ordinary user's; @privileged: with CAP_SYS_NICE.  @free_huge: free huge pages of
+    2 MiB on each node, instead of the recorded ones.
 
     Raises UsageError: a page is on a node that the machine does not have, or the node has
     no room for the recorded pages.
     """
-    rebuilt = _Builder(snapshot, sizes, progress or _silent).build()
+    rebuilt = _Builder(snapshot, sizes, free_huge, progress or _silent).build()
     if not privileged:
         rebuilt.process.task.cred = USER
     return rebuilt
@@ -100,13 +130,21 @@ def machine_sizes(snapshot: Snapshot) -> list[int]:
 
 
 class _Builder:
-    def __init__(self, snapshot: Snapshot, sizes: Sequence[int] | None, progress: Progress) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        sizes: Sequence[int] | None,
+        free_huge: Sequence[int] | None,
+        progress: Progress,
+    ) -> None:
         self.snapshot = snapshot
         self.progress = progress
         self.sizes = list(machine_sizes(snapshot) if sizes is None else sizes)
-        self.machine = Machine(self.sizes, distances=self._distances())
+        self.machine = Machine(self.sizes, distances=self._distances(), thp="never")
         self.process = self.machine.process("recorded")
         self.rebuilt = Rebuilt(self.machine, self.process)
+        self.pools = plan_pools(snapshot, self.machine, free_huge, self._note)
+        self.rebuilt.pool_sizes = [pool.size for pool in self.pools]
         self.files: dict[object, Inode] = {}
         self.node = -1  # where the policy of the process sends pages now
         self.done = 0
@@ -130,6 +168,8 @@ class _Builder:
                 f"the model has pages of {PAGE_SIZE}"
             )
         self._check_nodes()
+        make_pools(self.machine, self.pools)
+        self._join_groups()
         areas = [(vma, mapping) for vma in self.snapshot.vmas if (mapping := self._map(vma))]
         try:
             for vma, mapping in areas:
@@ -138,6 +178,7 @@ class _Builder:
                 self._fork(areas)
             for vma, mapping in areas:
                 self._touch(vma, mapping, _is_own)
+            self._merge(areas)
             self._swap_out(areas)
         except MemoryFault as fault:
             if fault.signal != "SIGKILL":
@@ -147,8 +188,12 @@ class _Builder:
                 "is too small for the recorded pages; give larger --nodes"
             ) from fault
         self.process.set_mempolicy("default")
+        settle_pools(self.machine, self.pools)
+        self._enter_cpuset()
         for vma, mapping in areas:
             self._finish(vma, mapping)
+        huge_memory.state(self.machine.kernel).enabled = self.snapshot.thp or "madvise"
+        self._limit_groups()
         self.machine.drain_pagevecs()
         self.machine.finish_io()
         self.progress("rebuilding", self.total, self.total)
@@ -169,10 +214,18 @@ class _Builder:
         """An area like @vma, accessible for now; None where the model can have none."""
         snapshot = self.snapshot
         kind = snapshot.kind(vma)
-        self.rebuilt.areas.append(Area(vma.start, vma.end, vma.name, kind))
+        self.rebuilt.areas.append(Area(vma.start, vma.end, vma.name, kind, vma.page_size))
         if vma.end > TASK_SIZE:
             return None
-        file = self._file(vma, kind)
+        size = 0
+        if kind == "hugetlb":
+            size = vma.page_size
+            whole = vma.start % size == vma.end % size == vma.offset % size == 0
+            if not whole or hstate_of(self.machine.kernel, size) is None:
+                self._leave_out(vma, f"v3.19 on x86-64 has no pages of {size >> 10} kB")
+                return None
+        # A file of hugetlbfs has pages of 2 MiB here; what else is mapped is an area by itself.
+        file = self._file(vma, kind) if size in (0, HUGE_SIZE) else None
         mapping = self.process.mmap(
             vma.length,
             prot="rwx",
@@ -181,16 +234,20 @@ class _Builder:
             shared=vma.shared,
             file=file,
             offset=vma.offset if file is not None and vma.file else 0,
+            hugetlb=size if file is None else 0,
         )
-        if kind in ("hugetlb", "special") or vma.has_flag("pf") or vma.has_flag("io"):
-            present = sum(count for _, count, state in snapshot.runs(vma) if state.present)
-            self.rebuilt.unmodelled[vma.start] = present
+        if kind == "special" or vma.has_flag("pf") or vma.has_flag("io"):
+            self._leave_out(vma)
             if vma.has_flag("pf") or vma.has_flag("io"):
                 self._make_special(vma, (VM_PFNMAP if vma.has_flag("pf") else 0) | VM_IO)
-            if kind == "hugetlb":
-                self._note("memory of hugetlbfs is mapped here but has no pages")
             return None
         return mapping
+
+    def _leave_out(self, vma: VmaRecord, why: str = "") -> None:
+        runs = self.snapshot.runs(vma)
+        self.rebuilt.unmodelled[vma.start] = sum(count for _, count, state in runs if state.present)
+        if why:
+            self._note(f"memory of hugetlbfs is left out: {why}")
 
     def _make_special(self, vma: VmaRecord, flags: int) -> None:
         """An area of a driver: it was merged with its neighbours, as ordinary memory."""
@@ -218,7 +275,11 @@ class _Builder:
                 for other in self.snapshot.vmas
                 if other.file == vma.file
             )
-            if record.filesystem in SHARED_MEMORY:
+            if kind == "hugetlb":
+                self.files[record] = self.machine.file(
+                    name, -(-size // HUGE_SIZE) * HUGE_SIZE, fs="hugetlbfs"
+                )
+            elif record.filesystem in SHARED_MEMORY:
                 self.files[record] = self.machine.shmem(name, size)
             else:
                 fs = FILESYSTEMS.get(record.filesystem)
@@ -234,28 +295,72 @@ class _Builder:
 
     # --- pages ---
 
-    def _runs(
+    def _pieces(
         self, vma: VmaRecord, mapping: Mapping, wanted: Callable[[VmaRecord, PageState], bool]
-    ) -> Iterator[tuple[Mapping, PageState]]:
-        for first, count, state in self.snapshot.runs(vma):
-            if wanted(vma, state):
-                start = mapping.start + first * PAGE_SIZE
-                yield Mapping(start, count * PAGE_SIZE), state
+    ) -> Iterator[tuple[Mapping, Piece]]:
+        """Those of an area that are @wanted, merged pages apart, and where they are."""
+        for piece in pieces(self.snapshot, vma):
+            if piece.form is not Form.MERGED and wanted(vma, piece.state):
+                start = mapping.start + piece.first * PAGE_SIZE
+                yield Mapping(start, piece.count * PAGE_SIZE), piece
 
     def _touch(
         self, vma: VmaRecord, mapping: Mapping, wanted: Callable[[VmaRecord, PageState], bool]
     ) -> None:
-        for part, state in self._runs(vma, mapping, wanted):
-            if state.huge:
-                self._note("transparent huge pages are base pages here")
-            self._go_to(state.node)
-            write = _needs_a_store(vma, state)
-            step = 16384 * PAGE_SIZE
-            for start in range(part.start, part.end, step):
-                piece = Mapping(start, min(step, part.end - start))
-                self.process.touch(piece, write=write)
-                self.done += len(piece.pages())
-                self.progress("rebuilding", self.done, self.total)
+        for part, piece in self._pieces(vma, mapping, wanted):
+            state = piece.state
+            if not state.zero:
+                self._go_to(state.node)
+            if piece.guessed:
+                self._note("which pages are huge is known only in part; the first that can be are")
+            if piece.form is Form.HUGE:
+                self._touch_huge(part)
+            elif piece.form is Form.HUGETLB:
+                self.process.touch(part.start, write=not state.file or vma.shared)
+                self._progress(piece.count)
+            else:
+                if state.huge and not state.zero:
+                    self._note("huge pages of files are base pages here, as v3.19 has no others")
+                self._touch_base(part, _needs_a_store(vma, state))
+
+    def _touch_base(self, part: Mapping, write: bool) -> None:
+        step = 16384 * PAGE_SIZE
+        for start in range(part.start, part.end, step):
+            piece = Mapping(start, min(step, part.end - start))
+            self.process.touch(piece, write=write)
+            self._progress(len(piece.pages()))
+
+    def _touch_huge(self, part: Mapping) -> None:
+        """One fault that may give a huge page; all others may not."""
+        thp = huge_memory.state(self.machine.kernel)
+        thp.enabled = "always"
+        try:
+            self.process.touch(part.start)
+        finally:
+            thp.enabled = "never"
+        if self.process.page_at(part.end - PAGE_SIZE) is None:
+            self._note("some huge pages are base pages here: no node had memory in one piece")
+            self.process.touch(part)
+        self._progress(len(part.pages()))
+
+    def _merge(self, areas: list[tuple[VmaRecord, Mapping]]) -> None:
+        groups, paired = groups_of(self.snapshot, areas)
+        if not groups:
+            return
+        if paired:
+            self._note(
+                f"with whom {paired:,} merged pages (KSM) share a frame is unknown; "
+                "two and two do here"
+            )
+        wanted = sum(len(group.addresses) for group in groups.values())
+        merged = merge(self.machine, self.process, [*groups.values()], self._go_to, self._note)
+        if merged < wanted:
+            self._note(f"{wanted - merged:,} merged pages (KSM) did not merge here")
+        self._progress(wanted)
+
+    def _progress(self, pages: int) -> None:
+        self.done += pages
+        self.progress("rebuilding", min(self.done, self.total), self.total)
 
     def _go_to(self, node: int) -> None:
         """New pages come from @node; one that is unknown is taken for the first."""
@@ -267,14 +372,14 @@ class _Builder:
             self.node = node
 
     def _is_anything_shared(self, areas: list[tuple[VmaRecord, Mapping]]) -> bool:
-        return any(True for vma, mapping in areas for _ in self._runs(vma, mapping, _is_shared))
+        return any(True for vma, mapping in areas for _ in self._pieces(vma, mapping, _is_shared))
 
     def _fork(self, areas: list[tuple[VmaRecord, Mapping]]) -> None:
         """Somebody who shares what is shared; fork copies no ptes of files."""
         sharer = self.rebuilt.sharer = self.process.fork("sharer")
         for vma, mapping in areas:
-            for part, state in self._runs(vma, mapping, _is_shared):
-                if state.file:
+            for part, piece in self._pieces(vma, mapping, _is_shared):
+                if piece.state.file and piece.form is Form.BASE:
                     sharer.touch(part, write=False)
 
     def _swap_out(self, areas: list[tuple[VmaRecord, Mapping]]) -> None:
@@ -283,23 +388,56 @@ class _Builder:
             return
         self.machine.swapon((swapped + 1024) * PAGE_SIZE)
         for vma, mapping in areas:
-            for part, state in self._runs(vma, mapping, _is_swapped):
-                self._go_to(state.node if state.node >= 0 else 0)
+            for part, piece in self._pieces(vma, mapping, _is_swapped):
+                self._go_to(max(piece.state.node, 0))
                 self.process.touch(part)
                 self.machine.swap_out(self.process, part)
-                self.done += len(part.pages())
-                self.progress("rebuilding", self.done, self.total)
+                self._progress(piece.count)
+
+    # --- control groups ---
+
+    def _join_groups(self) -> None:
+        """The memory cgroup, below the groups that it is below; the limits come later: what was
+        charged to whom is not recorded, and nothing may be reclaimed meanwhile."""
+        for record in self.snapshot.memory_groups:
+            group = self.machine.cgroup(record.path, parent=self.rebuilt.cgroup)
+            self.rebuilt.groups.append(group)
+        if self.rebuilt.cgroup is not None:
+            self.process.join(self.rebuilt.cgroup)
+
+    def _limit_groups(self) -> None:
+        for group, record in zip(self.rebuilt.groups, self.snapshot.memory_groups, strict=True):
+            if record.limit is not None and group.usage <= record.limit:
+                group.limit = record.limit
+            elif record.limit is not None:
+                self._note(
+                    f"memory cgroup {record.path} has no limit here: all pages of the process are "
+                    "charged to it, and that is more than the limit"
+                )
+
+    def _enter_cpuset(self) -> None:
+        """Only one that leaves out some node of the recorded machine."""
+        recorded = {node.number for node in self.snapshot.nodes if node.memory}
+        allowed = recorded.intersection(parse_list(self.snapshot.nodes_allowed, MAX_NODES))
+        here = [n for n in sorted(allowed) if n < len(self.sizes) and self.sizes[n]]
+        if allowed == recorded or not here:
+            return
+        self.rebuilt.allowed = tuple(here)
+        self.process.join(self.machine.cpuset(self.snapshot.cpuset or "recorded", here))
 
     # --- the last touch ---
 
     def _finish(self, vma: VmaRecord, mapping: Mapping) -> None:
-        """Policy, lock and protection, which were in the way before."""
+        """Policy, advice, lock and protection, which were in the way before."""
         if vma.policy:
             policy = parse_policy(vma.policy)
             nodes = [n for n in policy.nodes if n < len(self.sizes) and self.sizes[n]]
             if policy.mode in POLICY_MODES and policy.mode != "default" and nodes:
                 flags = f"={policy.flags}" if policy.flags in ("static", "relative") else ""
                 self.process.mbind(mapping, policy.mode + flags, nodes)
+        for flag, advice in ADVICE:
+            if vma.has_flag(flag) and not vma.shared and self.snapshot.kind(vma) != "hugetlb":
+                self.process.madvise(mapping, advice)
         if vma.has_flag("lo"):
             self.process.mlock(mapping)
         self.process.mprotect(mapping, vma.perms[:3].replace("-", ""))

@@ -11,26 +11,19 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Final
 
 from mmigrate.errors import UsageError
 from mmigrate.snapshot import procfs
-from mmigrate.snapshot.nodeset import MAX_NODES, parse_policy
+from mmigrate.snapshot.cgroups import Groups, read_groups
+from mmigrate.snapshot.machine_files import list_text, machine_nodes, machine_pools, thp_setting
+from mmigrate.snapshot.nodeset import parse_policy
 from mmigrate.snapshot.pages import PageReader, Runs
-from mmigrate.snapshot.process_files import PROC, ProcessFiles
+from mmigrate.snapshot.process_files import ProcessFiles
 from mmigrate.snapshot.procfs import AreaText, PolicyText, printable
-from mmigrate.snapshot.snapshot import (
-    FileRecord,
-    NodeRecord,
-    Snapshot,
-    VmaRecord,
-    packed,
-)
+from mmigrate.snapshot.records import VERSION, FileRecord, VmaRecord, packed
+from mmigrate.snapshot.snapshot import Snapshot
 
 Progress = Callable[[str, int, int], None]  # what is being done, how much of it, of how much
-
-_NODES: Final = Path("/sys/devices/system/node")
 
 
 def record(pid: int, *, progress: Progress | None = None) -> Snapshot:
@@ -65,18 +58,20 @@ def record(pid: int, *, progress: Progress | None = None) -> Snapshot:
             policy = policies.get(area.start)
             runs = pages.record(area, policy, advance)
             records.append(_area_record(area, policy, files.number(area), runs, pages.page_size))
+        groups = _groups(process)
+        pools = machine_pools(nodes)
         process.note_changes(areas)
         process.check_still_there()
         snapshot = Snapshot(
-            version=1,
+            version=VERSION,
             kernel=printable(platform.release(), 256),
             machine=printable(platform.machine(), 256),
             page_size=pages.page_size,
             taken_at=int(time.time()),
             pid=pid,
             command=printable(status.get("Name", ""), 256),
-            cpus_allowed=_list_text(status.get("Cpus_allowed_list", "")),
-            nodes_allowed=_list_text(status.get("Mems_allowed_list", "")),
+            cpus_allowed=list_text(status.get("Cpus_allowed_list", "")),
+            nodes_allowed=list_text(status.get("Mems_allowed_list", "")),
             policy=_process_policy(records, process.missing),
             nodes=nodes,
             known=[],
@@ -84,29 +79,23 @@ def record(pid: int, *, progress: Progress | None = None) -> Snapshot:
             files=files.records,
             states=pages.states,
             vmas=records,
+            thp=thp_setting(),
+            pools=pools or [],
+            cgroup_version=groups.version,
+            memory_groups=groups.memory,
+            cpuset=groups.cpuset,
         )
         snapshot.known = pages.known(snapshot, bool(policies))
+        if pools is not None:
+            snapshot.known.append("huge page pools")
+        elif any(snapshot.kind(vma) == "hugetlb" for vma in records):
+            process.missing.append("the pools of huge pages: /sys does not show them here")
+        if groups.missing:
+            process.missing.append(groups.missing)
+        else:
+            snapshot.known.append("memory cgroup")
         snapshot.missing = [printable(sentence) for sentence in process.missing]
         return snapshot
-
-
-def machine_nodes() -> list[NodeRecord]:
-    """The nodes of this computer; a kernel without NUMA has one."""
-    numbers = procfs.parse_number_list(_text_or_empty(_NODES / "online")) or (0,)
-    numbers = tuple(number for number in numbers if number < MAX_NODES)
-    found = []
-    for number in numbers:
-        folder = _NODES / f"node{number}"
-        meminfo = _text_or_empty(folder / "meminfo") or (
-            _text_or_empty(PROC / "meminfo") if len(numbers) == 1 else ""
-        )
-        memory, free = procfs.parse_node_sizes(meminfo)
-        distances = procfs.parse_distances(_text_or_empty(folder / "distance"))
-        if len(distances) != len(numbers):
-            distances = [10 if other == number else 20 for other in numbers]
-        cpus = _list_text(_text_or_empty(folder / "cpulist").strip())
-        found.append(NodeRecord(number, memory, free, cpus[:256], distances))
-    return found
 
 
 class _Files:
@@ -167,7 +156,18 @@ def _area_record(
         counts=packed(runs.counts),
         states=packed(runs.states),
         swap=packed(runs.swap),
+        anon_huge=area.size("AnonHugePages"),
+        file_huge=area.size("ShmemPmdMapped") + area.size("FilePmdMapped"),
+        hugetlb=area.size("Private_Hugetlb") + area.size("Shared_Hugetlb"),
+        merged=area.size("KSM") or sum(runs.merged_counts) * page_size,
+        merged_counts=packed(runs.merged_counts),
+        merged_groups=packed(runs.merged_groups),
     )
+
+
+def _groups(process: ProcessFiles) -> Groups:
+    text = process.optional_text("cgroup", "cgroups")
+    return read_groups(text, ProcessFiles.own_mounts()) if text else Groups()
 
 
 def _process_policy(records: Sequence[VmaRecord], missing: list[str]) -> str:
@@ -180,17 +180,6 @@ def _process_policy(records: Sequence[VmaRecord], missing: list[str]) -> str:
     if shown:
         missing.append("the policy of the process itself: every area shows another one")
     return ""
-
-
-def _text_or_empty(path: Path) -> str:
-    try:
-        return path.read_text("utf-8", "backslashreplace")
-    except OSError:
-        return ""
-
-
-def _list_text(text: str) -> str:
-    return text if procfs.parse_number_list(text) else ""
 
 
 def _silent(_what: str, _done: int, _of: int) -> None:
