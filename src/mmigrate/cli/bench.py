@@ -117,8 +117,8 @@ def as_object(figures: list[Figure]) -> dict[str, Any]:
 def print_figures(figures: list[Figure]) -> None:
     """The table for people."""
     table = Table()
-    table.add_column("figure")
-    table.add_column("value", justify="right")
+    table.add_column("figure", overflow="fold", min_width=26)
+    table.add_column("value", justify="right", no_wrap=True)
     for column in ("unit", "against", "conditions"):
         table.add_column(column)
     for figure in figures:

@@ -119,7 +119,7 @@ def booted_answers(
     """
     from mmigrate.lab import Guest, run_jobs
 
-    guest = Guest(image, nodes=nodes)
+    guest = Guest(image, nodes=nodes, balloon=True)
     by_name = {case.name: case for case in cases}
     jobs = [_job(case, repeat) for case in cases]
     for event in run_jobs(guest, jobs, server=SERVER, modules=GUEST_MODULES):
