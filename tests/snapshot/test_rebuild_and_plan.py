@@ -11,7 +11,9 @@ from mmigrate.errors import UsageError
 from mmigrate.snapshot.plan import plan_migration
 from mmigrate.snapshot.rebuild import rebuild
 from mmigrate.snapshot.recorder import record
+from mmigrate.snapshot.records import EMPTY, EXCLUSIVE, FILE, PRESENT, PageState
 from mmigrate.units import PAGE_SIZE
+from tests.snapshot.examples import BASE, area, small
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +118,16 @@ def test_the_json_form(snapshot):
 def test_machines_that_do_not_fit(snapshot, sizes, sources, targets, sentence):
     with pytest.raises(UsageError, match=sentence):
         make_plan(snapshot, sizes, sources, targets, lambda *_: None)
+
+
+def test_what_a_load_maps_around_itself_is_not_kept():
+    """Two areas of one file; one has a page in memory that the other did not map."""
+    states = [EMPTY, PageState(PRESENT | FILE | EXCLUSIVE, 0, 1)]
+    vmas = [
+        area(BASE, 4, [(4, 1)], perms="r--p", file=1, name="/usr/bin/app"),
+        area(BASE + MiB(1), 4, [(2, 1), (2, 0)], perms="r--p", file=1, name="/usr/bin/app"),
+    ]
+    rebuilt = rebuild(small(states=states, vmas=vmas), SIZES)
+    mapped = [rebuilt.process.page_at(BASE + MiB(1) + 4096 * n) is not None for n in range(4)]
+    assert mapped == [True, True, False, False]
+    assert rebuilt.machine.check() == []

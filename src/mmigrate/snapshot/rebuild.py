@@ -23,6 +23,7 @@ from mmigrate.arguments import POLICY_MODES
 from mmigrate.errors import MemoryFault, ScenarioError, UsageError
 from mmigrate.linux.include.hugetlb import hstate_of
 from mmigrate.linux.include.mm import (
+    MADV_DONTNEED,
     MADV_HUGEPAGE,
     MADV_MERGEABLE,
     MADV_NOHUGEPAGE,
@@ -60,6 +61,7 @@ FILESYSTEMS: Final = {
 USER: Final = Cred(1000, 1000, 1000, frozenset())
 ADVICE: Final = (("hg", MADV_HUGEPAGE), ("nh", MADV_NOHUGEPAGE), ("mg", MADV_MERGEABLE))
 SHARED_MEMORY: Final = ("tmpfs", "devtmpfs")
+FAULT_AROUND: Final = 16  # pages
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,8 @@ class _Builder:
                 self._fork(areas)
             for vma, mapping in areas:
                 self._touch(vma, mapping, _is_own)
+            for vma, mapping in areas:
+                self._unmap_neighbours(vma, mapping)
             self._merge(areas)
             self._swap_out(areas)
         except MemoryFault as fault:
@@ -329,6 +333,23 @@ class _Builder:
             piece = Mapping(start, min(step, part.end - start))
             self.process.touch(piece, write=write)
             self._progress(len(piece.pages()))
+
+    def _unmap_neighbours(self, vma: VmaRecord, mapping: Mapping) -> None:
+        """A load of a file maps what is cached around it too; what the process did not have mapped
+        goes again."""
+        if self.snapshot.kind(vma) not in ("file", "shmem"):
+            return
+        for first, count, state in self.snapshot.runs(vma):
+            if state.present or state.swapped:
+                continue
+            edge = min(count, FAULT_AROUND)
+            for number in {
+                *range(first, first + edge),
+                *range(first + count - edge, first + count),
+            }:
+                address = mapping.start + number * PAGE_SIZE
+                if self.process.page_at(address) is not None:
+                    self.process.madvise(address, MADV_DONTNEED, PAGE_SIZE)
 
     def _touch_huge(self, part: Mapping) -> None:
         """One fault that may give a huge page; all others may not."""
