@@ -23,7 +23,6 @@ from mmigrate.arguments import POLICY_MODES
 from mmigrate.errors import MemoryFault, ScenarioError, UsageError
 from mmigrate.linux.include.hugetlb import hstate_of
 from mmigrate.linux.include.mm import (
-    MADV_DONTNEED,
     MADV_HUGEPAGE,
     MADV_MERGEABLE,
     MADV_NOHUGEPAGE,
@@ -61,7 +60,6 @@ FILESYSTEMS: Final = {
 USER: Final = Cred(1000, 1000, 1000, frozenset())
 ADVICE: Final = (("hg", MADV_HUGEPAGE), ("nh", MADV_NOHUGEPAGE), ("mg", MADV_MERGEABLE))
 SHARED_MEMORY: Final = ("tmpfs", "devtmpfs")
-FAULT_AROUND: Final = 16  # pages
 
 
 @dataclass(frozen=True)
@@ -170,6 +168,9 @@ class _Builder:
                 f"the model has pages of {PAGE_SIZE}"
             )
         self._check_nodes()
+        kernel = self.machine.kernel
+        # A load maps that page alone: what is cached nearby the process had mapped, or had not.
+        around, kernel.fault_around_bytes = kernel.fault_around_bytes, PAGE_SIZE
         make_pools(self.machine, self.pools)
         self._join_groups()
         areas = [(vma, mapping) for vma in self.snapshot.vmas if (mapping := self._map(vma))]
@@ -180,8 +181,6 @@ class _Builder:
                 self._fork(areas)
             for vma, mapping in areas:
                 self._touch(vma, mapping, _is_own)
-            for vma, mapping in areas:
-                self._unmap_neighbours(vma, mapping)
             self._merge(areas)
             self._swap_out(areas)
         except MemoryFault as fault:
@@ -196,7 +195,8 @@ class _Builder:
         self._enter_cpuset()
         for vma, mapping in areas:
             self._finish(vma, mapping)
-        huge_memory.state(self.machine.kernel).enabled = self.snapshot.thp or "madvise"
+        huge_memory.state(kernel).enabled = self.snapshot.thp or "madvise"
+        kernel.fault_around_bytes = around
         self._limit_groups()
         self.machine.drain_pagevecs()
         self.machine.finish_io()
@@ -333,23 +333,6 @@ class _Builder:
             piece = Mapping(start, min(step, part.end - start))
             self.process.touch(piece, write=write)
             self._progress(len(piece.pages()))
-
-    def _unmap_neighbours(self, vma: VmaRecord, mapping: Mapping) -> None:
-        """A load of a file maps what is cached around it too; what the process did not have mapped
-        goes again."""
-        if self.snapshot.kind(vma) not in ("file", "shmem"):
-            return
-        for first, count, state in self.snapshot.runs(vma):
-            if state.present or state.swapped:
-                continue
-            edge = min(count, FAULT_AROUND)
-            for number in {
-                *range(first, first + edge),
-                *range(first + count - edge, first + count),
-            }:
-                address = mapping.start + number * PAGE_SIZE
-                if self.process.page_at(address) is not None:
-                    self.process.madvise(address, MADV_DONTNEED, PAGE_SIZE)
 
     def _touch_huge(self, part: Mapping) -> None:
         """One fault that may give a huge page; all others may not."""

@@ -27,6 +27,7 @@ class Kernel:
         "devices",
         "direct_writepage",
         "events",
+        "fault_around_bytes",
         "free_page",
         "frozen",
         "hugetlb",
@@ -68,6 +69,7 @@ class Kernel:
         self.node_distance: list[list[int]] = []
         self.cpus: list[Cpu] = []
         self.policy_zone = 0
+        self.fault_around_bytes = 65536  # a power of two; PAGE_SIZE for none, as in debugfs
         self.zero_page: Page = None  # type: ignore[assignment]  # set at boot
         # 512 frames a section; None where a frame has never been used
         self.mem_map: dict[int, list[Page | None]] = {}

@@ -8,8 +8,6 @@ Huge pmds are the business of `huge_memory.py`.
 
 from __future__ import annotations
 
-from typing import Final
-
 from mmigrate.linux.include.gfp import __GFP_ZERO, GFP_HIGHUSER_MOVABLE, GFP_KERNEL
 from mmigrate.linux.include.mm import (
     FAULT_FLAG_ALLOW_RETRY,
@@ -135,9 +133,6 @@ from mmigrate.linux.mm.page_tables import unmap_mapping_range as unmap_mapping_r
 from mmigrate.linux.mm.page_tables import unmap_vmas as unmap_vmas
 from mmigrate.linux.mm.page_tables import vm_normal_page as vm_normal_page
 from mmigrate.linux.mm.page_tables import zap_page_range as zap_page_range
-
-FAULT_AROUND_BYTES: Final = 65536
-
 
 # --- from the hardware ---
 
@@ -379,10 +374,11 @@ def do_set_pte(vma: Vma, addr: int, page: Page, pt: PageTable, write: bool, anon
 
 def _do_fault_around(vma: Vma, addr: int, pt: PageTable, pgoff: int, flags: int) -> None:
     """Map what is cached near a load, under the pte lock  (mm/memory.c: do_fault_around)."""
-    start = max(addr & ~(FAULT_AROUND_BYTES - 1), vma.vm_start, addr & PMD_MASK)
+    around = vma.vm_mm.kernel.fault_around_bytes
+    start = max(addr & ~(around - 1), vma.vm_start, addr & PMD_MASK)
     first = pgoff - ((addr - start) >> PAGE_SHIFT)
     stop = min(
-        (start & ~(FAULT_AROUND_BYTES - 1)) + FAULT_AROUND_BYTES,
+        (start & ~(around - 1)) + around,
         vma.vm_end,
         (addr & PMD_MASK) + PMD_SIZE,
     )
@@ -405,7 +401,8 @@ def do_read_fault(
     """A load from a file mapping  (mm/memory.c: do_read_fault)."""
     ptl = pt.ptl
     assert vma.vm_ops is not None
-    if vma.vm_ops.map_pages is not None and not flags & FAULT_FLAG_NONLINEAR:
+    around = vma.vm_ops.map_pages is not None and mm.kernel.fault_around_bytes > PAGE_SIZE
+    if around and not flags & FAULT_FLAG_NONLINEAR:
         spin_lock(ptl)
         _do_fault_around(vma, addr, pt, pgoff, flags)
         changed = ptep_get(pt, addr) != orig_pte
