@@ -8,7 +8,8 @@ from mmigrate.linux.include.mmzone import SECTION_SHIFT, SECTION_SIZE
 
 
 def pfn_to_page(kernel: Kernel, pfn: int) -> Page:
-    """The page of a frame that has been in use; `kernel.page_of` for hot functions."""
+    """`kernel.page_of`, as a function that hot ones can have in place
+    (linux/kernel/straight.py)."""
     page = kernel.mem_map[pfn >> SECTION_SHIFT][pfn & (SECTION_SIZE - 1)]
     assert page is not None
     return page

@@ -106,7 +106,7 @@ def free_contig_range(kernel: Kernel, pfn: int, nr_pages: int) -> int:
     (mm/page_alloc.c: free_contig_range)."""
     count = 0
     for number in range(pfn, pfn + nr_pages):
-        page = page_alloc.pfn_to_page(kernel, number)
+        page = kernel.page_of(number)
         count += page_count(page) != 1
         page_alloc.__free_pages(page, 0)
     return count

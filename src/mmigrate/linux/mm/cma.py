@@ -91,7 +91,7 @@ def cma_alloc(cma: Cma, count: int, align: int = 0) -> Page | None:
         with down_write(cma.cma_mutex):
             ret = alloc_contig.alloc_contig_range(cma.kernel, pfn, pfn + count, MIGRATE_CMA)
         if ret == 0:
-            return page_alloc.pfn_to_page(cma.kernel, pfn)
+            return cma.kernel.page_of(pfn)
         with down_write(cma.lock):
             cma.bitmap &= ~(((1 << count) - 1) << found)
         if ret != -EBUSY:

@@ -456,7 +456,7 @@ def isolate_freepages_block(
             pfn += 1
             continue
         for offset in range(isolated):
-            list_add(page_alloc.pfn_to_page(zone.kernel, pfn + offset), freelist)
+            list_add(zone.kernel.page_of(pfn + offset), freelist)
         total += isolated
         cc.nr_freepages += isolated
         pfn += isolated

@@ -162,13 +162,19 @@ def soft_offline_huge_page(head: Page) -> int:
     if ret:
         # Known defect of v3.19: what fails for good has been put back already.
         hugetlb_pool.putback_active_hugepage(head)
-        failed = -EBUSY if head.zone.kernel.has(BAD_PAGE_IS_BUSY) else -EIO
-        return failed if ret > 0 else ret
+        return _not_moved(head, ret)
     if hugetlb_pool.PageHuge(head):
         _mark_huge(head)
     else:  # it was surplus, and is no huge page any more
         _mark(head)
     return 0
+
+
+def _not_moved(page: Page, ret: int) -> int:
+    """What to say of a page that migrate_pages, which returned @ret, has not moved."""
+    if ret < 0:
+        return ret
+    return -EBUSY if page.zone.kernel.has(BAD_PAGE_IS_BUSY) else -EIO
 
 
 def __soft_offline_page(page: Page) -> int:
@@ -207,8 +213,7 @@ def _move_away(page: Page) -> int:
             list_del(page)
             page.zone.vm_stat[NR_ISOLATED_ANON + page_is_file_cache(page)] -= 1
             vmscan.putback_lru_page(page)
-        failed = -EBUSY if kernel.has(BAD_PAGE_IS_BUSY) else -EIO
-        return failed if ret > 0 else ret
+        return _not_moved(page, ret)
     # The old page may be in a vector still, or on a per-CPU list.
     if not page_alloc.is_free_buddy_page(page):
         swap.lru_add_drain_all(kernel)

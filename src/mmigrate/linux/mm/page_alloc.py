@@ -119,10 +119,6 @@ FALLBACKS: Final = {
 # --- frames and their pages ---
 
 
-def pfn_to_page(kernel: Kernel, pfn: int) -> Page:
-    return kernel.page_of(pfn)
-
-
 @small
 def _page(zone: Zone, pfn: int) -> Page:
     """The page of a frame, made on its first use."""
@@ -957,20 +953,26 @@ def __isolate_free_page(zone: Zone, page: Page, order: int) -> int:
 
 def is_free_buddy_page(page: Page) -> bool:
     """Whether a page lies in a free block  (mm/page_alloc.c: is_free_buddy_page)."""
+    with spin_lock(page.zone.lock):
+        return _free_block_of(page) is not None
+
+
+def _free_block_of(page: Page) -> Page | None:
+    """The head of the free block that a page lies in; None if it is not free.  zone->lock is
+    held."""
     zone = page.zone
     mem_map = zone.kernel.mem_map
-    with spin_lock(zone.lock):
-        for order in range(MAX_ORDER):
-            pfn = page.pfn & ~((1 << order) - 1)
-            head = mem_map.get(pfn >> SECTION_SHIFT, _NOBODY)[pfn & (SECTION_SIZE - 1)]
-            if (
-                head is not None
-                and head.zone is zone
-                and head._mapcount == PAGE_BUDDY_MAPCOUNT_VALUE
-                and head.private >= order
-            ):
-                return True
-    return False
+    for order in range(MAX_ORDER):
+        pfn = page.pfn & ~((1 << order) - 1)
+        head = mem_map.get(pfn >> SECTION_SHIFT, _NOBODY)[pfn & (SECTION_SIZE - 1)]
+        if (
+            head is not None
+            and head.zone is zone
+            and head._mapcount == PAGE_BUDDY_MAPCOUNT_VALUE
+            and head.private >= order
+        ):
+            return head
+    return None
 
 
 def take_free_block_out(zone: Zone, page: Page) -> int:
@@ -986,11 +988,8 @@ def take_page_off_buddy(page: Page) -> None:
     (mm/page_alloc.c: take_page_off_buddy, break_down_buddy_pages)."""
     zone = page.zone
     with spin_lock(zone.lock):
-        for order in range(MAX_ORDER):
-            head = _page(zone, page.pfn & ~((1 << order) - 1))
-            if head._mapcount == PAGE_BUDDY_MAPCOUNT_VALUE and head.private >= order:
-                break
-        else:
+        head = _free_block_of(page)
+        if head is None:
             return
         block, migratetype = head.private, head.index
         _remove_free_block(zone, head, block)

@@ -195,25 +195,6 @@ def release_pages(pages: list[Page], cold: bool = False) -> None:
 
 
 @hot
-def __pagevec_lru_add(vector: list[Page]) -> None:
-    """Put the pages of a vector on their lists: `pagevec_lru_move_fn` for the move that every
-    page makes  (mm/swap.c: __pagevec_lru_add)."""
-    locked: Zone | None = None
-    for page in vector:
-        zone = page.zone
-        if zone is not locked:
-            if locked is not None:
-                spin_unlock(locked.lru_lock)
-            locked = zone
-            spin_lock(zone.lru_lock)
-        __pagevec_lru_add_fn(page, zone)
-    if locked is not None:
-        spin_unlock(locked.lru_lock)
-    release_pages(vector)
-    vector.clear()
-
-
-@hot
 def pagevec_lru_move_fn(vector: list[Page], move: Callable[[Page, Zone], None]) -> None:
     """Apply @move to all pages of a vector, drop its references and empty it
     (mm/swap.c: pagevec_lru_move_fn)."""
@@ -267,7 +248,7 @@ def lru_cache_add(page: Page) -> None:
     vector = get_cpu_var(LRU_ADD)
     get_page(page)
     if len(vector) >= PAGEVEC_SIZE:
-        __pagevec_lru_add(vector)
+        pagevec_lru_move_fn(vector, __pagevec_lru_add_fn)
     vector.append(page)
     sched.task.preempt_count -= 1  # put_cpu_var() in place: benchmarks/move_pages.py
 
