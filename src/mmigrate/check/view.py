@@ -20,7 +20,7 @@ from mmigrate.linux.include.pgtable import (
     pte_present,
     pte_to_swp_entry,
 )
-from mmigrate.linux.mm import huge_memory, swap_state
+from mmigrate.linux.mm import huge_memory, page_alloc, swap_state
 from mmigrate.machine.machine import Machine
 
 _INDICES: Final = tuple(range(PTRS_PER_PTE))
@@ -138,13 +138,7 @@ class View:
         """(first frame, order, migrate type) of every block on a free list of a zone."""
         found = self._free.get(zone)
         if found is None:
-            found = self._free[zone] = []
-            for order, area in enumerate(zone.free_area):
-                for migratetype, head in enumerate(area.free_list):
-                    page = head.next
-                    while page is not head:
-                        found.append((page.pfn, order, migratetype))
-                        page = page.next
+            found = self._free[zone] = page_alloc.free_blocks(zone)
         return found
 
     def swap_entries(self) -> Iterator[tuple[Mm, int, int]]:

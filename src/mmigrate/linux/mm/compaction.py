@@ -60,7 +60,7 @@ from mmigrate.linux.kernel.sched import READ
 from mmigrate.linux.kernel.spinlock import SpinLock, spin_lock, spin_trylock, spin_unlock
 from mmigrate.linux.kernel.straight import hot
 from mmigrate.linux.lib.list import ListHead, list_add, list_del, list_empty
-from mmigrate.linux.mm import balloon_compaction, migrate, page_alloc, swap, vmscan
+from mmigrate.linux.mm import balloon_compaction, migrate, page_alloc, swap, taken_blocks, vmscan
 
 COMPACT_DEFERRED: Final = 0
 COMPACT_SKIPPED: Final = 1
@@ -449,7 +449,7 @@ def isolate_freepages_block(
                     break
                 locked = True
             if PageBuddy(page):
-                isolated = page_alloc.split_free_page(zone, page)
+                isolated = taken_blocks.split_free_page(zone, page)
         if not isolated:
             if strict:
                 break

@@ -37,6 +37,7 @@ from mmigrate.linux.include.kernel import Kernel
 from mmigrate.linux.include.mempolicy import MPOL_BIND, MPOL_INTERLEAVE
 from mmigrate.linux.include.mm import VM_HUGETLB, VM_MAYSHARE, VM_NORESERVE
 from mmigrate.linux.include.mm_types import Inode, Page, Vma
+from mmigrate.linux.include.mmzone import MAX_ORDER
 from mmigrate.linux.include.page_flags import (
     PG_active,
     PG_dirty,
@@ -53,7 +54,11 @@ from mmigrate.linux.include.switches import (
     ACTIVE_HUGE_PAGES,
     RENAME_HUGEPAGE_MIGRATION_SUPPORT,
 )
-from mmigrate.linux.include.vmstat import HTLB_BUDDY_PGALLOC, HTLB_BUDDY_PGALLOC_FAIL
+from mmigrate.linux.include.vmstat import (
+    HTLB_BUDDY_PGALLOC,
+    HTLB_BUDDY_PGALLOC_FAIL,
+    NR_FREE_PAGES,
+)
 from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.bug import BUG_ON, VM_BUG_ON_PAGE
 from mmigrate.linux.kernel.cpuset import cpuset_mems_allowed, cpuset_zone_allowed
@@ -203,13 +208,49 @@ def dequeue_huge_page_vma(
     return None
 
 
+def alloc_gigantic_page(kernel: Kernel, nid: int, order: int) -> Page | None:
+    """An aligned compound page that is larger than any block of the buddy allocator
+    (mm/hugetlb.c: alloc_bootmem_huge_page).
+
+    Differs: of memory that nobody has used yet, where the kernel moves things away.
+    """
+    size = 1 << order
+    for zone in kernel.nodes[nid].node_zones:
+        for place, (start, end) in enumerate(zone.untouched):
+            first = (start + size - 1) & -size
+            if first + size > end:
+                continue
+            rest = [(start, first), (first + size, end)]
+            zone.untouched[place : place + 1] = [(low, high) for low, high in rest if low < high]
+            zone.vm_stat[NR_FREE_PAGES] -= size
+            page = page_alloc.page_of_frame(zone, first)
+            page_alloc.prep_block(zone, page, order, __GFP_COMP)
+            return page
+    return None
+
+
+def free_gigantic_page(page: Page, order: int) -> None:
+    """The end of one: it goes to the buddy allocator in pieces  (mm/hugetlb.c:
+    free_gigantic_page)."""
+    zone = page.zone
+    if not page_alloc.free_pages_prepare(page, order):
+        return
+    largest = MAX_ORDER - 1
+    with spin_lock(zone.lock):
+        for pfn in range(page.pfn, page.pfn + (1 << order), 1 << largest):
+            migratetype = page_alloc.get_pageblock_migratetype(zone, pfn)
+            block = page_alloc.page_of_frame(zone, pfn)
+            page_alloc.__free_one_page(zone, block, largest, migratetype)
+        zone.vm_stat[NR_FREE_PAGES] += 1 << order
+
+
 def update_and_free_page(h: Hstate, page: Page) -> None:
     """Give a page back to the buddy allocator  (mm/hugetlb.c: update_and_free_page)."""
     h.nr_huge_pages -= 1
     h.nr_huge_pages_node[page.zone.nid] -= 1
     page.flags &= ~(_CLEARED_ON_RELEASE | PG_hugetlb)
     if h.gigantic:
-        page_alloc.free_gigantic_page(page, h.order)
+        free_gigantic_page(page, h.order)
         return
     page_ref_add(page, 1)
     page_alloc.__free_pages(page, h.order)
@@ -259,7 +300,7 @@ def _alloc_fresh_huge_page_node(kernel: Kernel, h: Hstate, nid: int) -> bool:
     """mm/hugetlb.c: alloc_fresh_huge_page_node, alloc_fresh_gigantic_page_node."""
     gfp = htlb_alloc_mask(kernel, h) | __GFP_COMP | __GFP_THISNODE | __GFP_REPEAT | __GFP_NOWARN
     if h.gigantic:
-        page = page_alloc.alloc_gigantic_page(kernel, nid, h.order)
+        page = alloc_gigantic_page(kernel, nid, h.order)
     else:
         page = page_alloc.alloc_pages_exact_node(kernel, nid, gfp, h.order)
     if page is None:

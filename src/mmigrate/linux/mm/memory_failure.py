@@ -49,6 +49,7 @@ from mmigrate.linux.mm import (
     page_alloc,
     page_isolation,
     swap,
+    taken_blocks,
     truncate,
     vmscan,
 )
@@ -72,7 +73,7 @@ def _get_any_page_once(page: Page, flags: int) -> int:
         return 1
     if get_page_unless_zero(compound_head(page)):
         return 1
-    free = hugetlb_pool.PageHuge(page) or page_alloc.is_free_buddy_page(page)
+    free = hugetlb_pool.PageHuge(page) or taken_blocks.is_free_buddy_page(page)
     return 0 if free else -EIO
 
 
@@ -129,7 +130,7 @@ def soft_offline_page(page: Page, flags: int) -> int:
 
 def _mark(page: Page) -> None:
     if page.zone.kernel.has(BAD_PAGE_LEAVES_ALONE):
-        page_alloc.take_page_off_buddy(page)
+        taken_blocks.take_page_off_buddy(page)
     SetPageHWPoison(page)
     page.zone.kernel.num_poisoned_pages += 1
 
@@ -215,9 +216,9 @@ def _move_away(page: Page) -> int:
             vmscan.putback_lru_page(page)
         return _not_moved(page, ret)
     # The old page may be in a vector still, or on a per-CPU list.
-    if not page_alloc.is_free_buddy_page(page):
+    if not taken_blocks.is_free_buddy_page(page):
         swap.lru_add_drain_all(kernel)
-    if not page_alloc.is_free_buddy_page(page):
+    if not taken_blocks.is_free_buddy_page(page):
         page_alloc.drain_all_pages(kernel, page.zone)
     _mark(page)
     return 0

@@ -43,6 +43,7 @@ from mmigrate.linux.mm import (
     page_boot,
     page_isolation,
     swap,
+    taken_blocks,
     vmscan,
 )
 from mmigrate.linux.mm.page_isolation import page_or_none
@@ -229,7 +230,7 @@ def _offline_isolated_pages(zone: Zone, start_pfn: int, end_pfn: int) -> None:
                 page.flags |= PG_reserved
                 pfn += 1
                 continue
-            order = page_alloc.take_free_block_out(zone, page)
+            order = taken_blocks.take_free_block_out(zone, page)
             for number in range(pfn, pfn + (1 << order)):
                 part = page_or_none(zone.kernel, number)
                 if part is not None:

@@ -2,7 +2,7 @@
 (mm/page_alloc.c).
 
 Interface: `alloc_pages_nodemask` and what is built on it, `__free_pages`,
-`free_hot_cold_page`; `free_blocks` and `pcp_pages` for observers.
+`free_hot_cold_page`; `free_blocks` for observers.
 
 A zone's memory that nobody has asked for yet is in `zone.untouched` and has no `Page`
 objects; `_realise` turns one largest block of it into a block on a list.
@@ -40,7 +40,6 @@ from mmigrate.linux.include.gfp import (
     MIGRATE_PCPTYPES,
     MIGRATE_RECLAIMABLE,
     MIGRATE_RESERVE,
-    MIGRATE_TYPES,
     MIGRATE_UNMOVABLE,
 )
 from mmigrate.linux.include.kernel import Kernel
@@ -99,7 +98,6 @@ from mmigrate.linux.mm.page_boot import init_memory as init_memory
 
 _CHECK_AT_FREE: Final = PAGE_FLAGS_CHECK_AT_FREE
 PAGE_ALLOC_COSTLY_ORDER: Final = 3
-_NOBODY: Final[list[Page | None]] = [None] * SECTION_SIZE
 ALLOC_WMARK_MIN: Final = WMARK_MIN
 ALLOC_WMARK_LOW: Final = WMARK_LOW
 ALLOC_WMARK_MASK: Final = 0x03
@@ -196,7 +194,7 @@ def _link_free_block(zone: Zone, page: Page, order: int, migratetype: int, tail:
 
 
 @small
-def _remove_free_block(zone: Zone, page: Page, order: int) -> None:
+def remove_free_block(zone: Zone, page: Page, order: int) -> None:
     list_del(page)
     page.private = 0
     page._mapcount = -1
@@ -246,7 +244,7 @@ def __rmqueue_smallest(zone: Zone, order: int, migratetype: int) -> Page | None:
         page = head.next
         if page is head:
             continue
-        _remove_free_block(zone, page, current_order)
+        remove_free_block(zone, page, current_order)
         if current_order > order:
             _expand(zone, page, order, current_order, migratetype)
         page.index = migratetype
@@ -266,7 +264,7 @@ def __rmqueue_fallback(zone: Zone, order: int, start_type: int) -> Page | None:
                 continue
             page: Page = head.next
             new_type = _try_to_steal(zone, page, start_type, fallback, current_order)
-            _remove_free_block(zone, page, current_order)
+            remove_free_block(zone, page, current_order)
             _expand(zone, page, order, current_order, new_type)
             page.index = new_type
             return page
@@ -351,7 +349,7 @@ def __free_one_page(zone: Zone, page: Page, order: int, migratetype: int) -> Non
         buddy = section[buddy_pfn & (SECTION_SIZE - 1)] if section is not None else None
         if buddy is None or buddy._mapcount != PAGE_BUDDY_MAPCOUNT_VALUE or buddy.private != order:
             break
-        _remove_free_block(zone, buddy, order)
+        remove_free_block(zone, buddy, order)
         if buddy_pfn < pfn:
             pfn, page = buddy_pfn, buddy
         order += 1
@@ -506,7 +504,7 @@ def _buffered_rmqueue(
     stat[NUMA_LOCAL if zone.nid == here else NUMA_OTHER] += 1
     zone.kernel.vm_events[PGALLOC_DMA + zone.zone_idx] += 1 << order
     if order:
-        if not _prep_block(zone, page, order, gfp):
+        if not prep_block(zone, page, order, gfp):
             return _buffered_rmqueue(preferred, zone, order, gfp, migratetype)
     elif page._count or page.mapping is not None or page.flags:
         bad_page(page, "not clean when it was allocated")  # dropped; another one
@@ -541,7 +539,7 @@ def _take_block(zone: Zone, order: int, migratetype: int) -> Page | None:
     return block
 
 
-def _prep_block(zone: Zone, page: Page, order: int, gfp: int) -> bool:
+def prep_block(zone: Zone, page: Page, order: int, gfp: int) -> bool:
     """Set up the pages of a larger block; False if one is bad, and the block is dropped
     (mm/page_alloc.c: prep_new_page)."""
     for part in _parts(page, order):
@@ -883,41 +881,6 @@ def free_block(page: Page, order: int) -> None:
     _free_one_page(zone, page, order, get_pageblock_migratetype(zone, page.pfn))
 
 
-def alloc_gigantic_page(kernel: Kernel, nid: int, order: int) -> Page | None:
-    """An aligned compound page that is larger than any block of the buddy allocator
-    (mm/hugetlb.c: alloc_bootmem_huge_page).
-
-    Differs: of memory that nobody has used yet, where the kernel moves things away.
-    """
-    size = 1 << order
-    for zone in kernel.nodes[nid].node_zones:
-        for place, (start, end) in enumerate(zone.untouched):
-            first = (start + size - 1) & -size
-            if first + size > end:
-                continue
-            rest = [(start, first), (first + size, end)]
-            zone.untouched[place : place + 1] = [(low, high) for low, high in rest if low < high]
-            zone.vm_stat[NR_FREE_PAGES] -= size
-            page = _page(zone, first)
-            _prep_block(zone, page, order, __GFP_COMP)
-            return page
-    return None
-
-
-def free_gigantic_page(page: Page, order: int) -> None:
-    """The end of one: it goes to the buddy allocator in pieces  (mm/hugetlb.c:
-    free_gigantic_page)."""
-    zone = page.zone
-    if not free_pages_prepare(page, order):
-        return
-    largest = MAX_ORDER - 1
-    with spin_lock(zone.lock):
-        for pfn in range(page.pfn, page.pfn + (1 << order), 1 << largest):
-            migratetype = get_pageblock_migratetype(zone, pfn)
-            __free_one_page(zone, _page(zone, pfn), largest, migratetype)
-        zone.vm_stat[NR_FREE_PAGES] += 1 << order
-
-
 def split_page(page: Page, order: int) -> None:
     """Make single pages of an allocated block that is not compound
     (mm/page_alloc.c: split_page)."""
@@ -934,105 +897,16 @@ def drain_local_pages(zone: Zone) -> None:
         _free_pcppages_bulk(zone, pcp.count, pcp)
 
 
-def __isolate_free_page(zone: Zone, page: Page, order: int) -> int:
-    """Take a free block out, by its place; zone->lock is held.  How many pages, 0 if the zone
-    would fall below its watermark  (mm/page_alloc.c: __isolate_free_page)."""
-    migratetype = get_pageblock_migratetype(zone, page.pfn)
-    if migratetype != MIGRATE_ISOLATE:
-        mark = zone.watermark[WMARK_LOW] + (1 << order)
-        if not zone_watermark_ok(zone, 0, mark, 0, 0):
-            return 0
-        count_freepages(zone, -(1 << order), migratetype)
-    _remove_free_block(zone, page, order)
-    if order >= PAGEBLOCK_ORDER - 1:
-        for pfn in range(page.pfn, page.pfn + (1 << order), PAGEBLOCK_NR_PAGES):
-            if get_pageblock_migratetype(zone, pfn) not in (MIGRATE_ISOLATE, MIGRATE_CMA):
-                set_pageblock_migratetype(zone, pfn, MIGRATE_MOVABLE)
-    return 1 << order
-
-
-def is_free_buddy_page(page: Page) -> bool:
-    """Whether a page lies in a free block  (mm/page_alloc.c: is_free_buddy_page)."""
-    with spin_lock(page.zone.lock):
-        return _free_block_of(page) is not None
-
-
-def _free_block_of(page: Page) -> Page | None:
-    """The head of the free block that a page lies in; None if it is not free.  zone->lock is
-    held."""
-    zone = page.zone
-    mem_map = zone.kernel.mem_map
-    for order in range(MAX_ORDER):
-        pfn = page.pfn & ~((1 << order) - 1)
-        head = mem_map.get(pfn >> SECTION_SHIFT, _NOBODY)[pfn & (SECTION_SIZE - 1)]
-        if (
-            head is not None
-            and head.zone is zone
-            and head._mapcount == PAGE_BUDDY_MAPCOUNT_VALUE
-            and head.private >= order
-        ):
-            return head
-    return None
-
-
-def take_free_block_out(zone: Zone, page: Page) -> int:
-    """For memory that leaves: off the lists without a reference; the order of the block.
-    zone->lock is held."""
-    order: int = page.private
-    _remove_free_block(zone, page, order)
-    return order
-
-
-def take_page_off_buddy(page: Page) -> None:
-    """For later kernels: a page leaves its free block, whose other parts stay free
-    (mm/page_alloc.c: take_page_off_buddy, break_down_buddy_pages)."""
-    zone = page.zone
-    with spin_lock(zone.lock):
-        head = _free_block_of(page)
-        if head is None:
-            return
-        block, migratetype = head.private, head.index
-        _remove_free_block(zone, head, block)
-        start = head.pfn
-        while block:
-            block -= 1
-            half = start + (1 << block)
-            rest, start = (half, start) if page.pfn < half else (start, half)
-            kind = migratetype
-            if block >= PAGEBLOCK_ORDER:
-                kind = get_pageblock_migratetype(zone, rest)
-                if migratetype == MIGRATE_ISOLATE != kind:
-                    count_freepages(zone, 1 << block, kind)
-            add_free_block(zone, rest, block, kind)
-        count_freepages(zone, -1, migratetype)
-
-
-def split_free_page(zone: Zone, page: Page) -> int:
-    """Take a free block out as single pages with a reference each; how many
-    (mm/page_alloc.c: split_free_page)."""
-    order: int = page.private
-    taken = __isolate_free_page(zone, page, order)
-    for pfn in range(page.pfn, page.pfn + taken):
-        part = _page(zone, pfn)
-        part._count = 1
-        part.private = 0
-        part.data = ZERO_BYTES
-    return taken
-
-
 # --- for observers ---
 
 
-def free_blocks(zone: Zone) -> Iterator[tuple[int, int, int]]:
+def free_blocks(zone: Zone) -> list[tuple[int, int, int]]:
     """(first frame, order, migrate type) of every block on a free list."""
+    found = []
     for order, area in enumerate(zone.free_area):
-        for migratetype in range(MIGRATE_TYPES):
-            for page in area.free_list[migratetype]:
-                yield page.pfn, order, migratetype
-
-
-def pcp_pages(zone: Zone) -> Iterator[Page]:
-    """The pages on the per-CPU lists of a zone."""
-    for pcp in zone.pageset:
-        for head in pcp.lists:
-            yield from head
+        for migratetype, head in enumerate(area.free_list):
+            page = head.next
+            while page is not head:  # by hand: every check of a machine does this
+                found.append((page.pfn, order, migratetype))
+                page = page.next
+    return found

@@ -34,7 +34,7 @@ from mmigrate.linux.kernel.page_flags import PageHWPoison, PageLRU
 from mmigrate.linux.kernel.page_ref import PageBuddy, page_count
 from mmigrate.linux.kernel.spinlock import spin_lock
 from mmigrate.linux.lib.nodemask import next_node_in
-from mmigrate.linux.mm import hugetlb_pool, mempolicy, page_alloc, page_boot
+from mmigrate.linux.mm import hugetlb_pool, mempolicy, page_alloc, page_boot, taken_blocks
 
 GFP_TARGET: Final = GFP_USER | __GFP_MOVABLE
 
@@ -124,7 +124,7 @@ def unset_migratetype_isolate(zone: Zone, pfn: int, migratetype: int) -> None:
         whole = _whole_block(zone, pfn)
         if whole is not None:
             order: int = whole.private
-            page_alloc.__isolate_free_page(zone, whole, order)
+            taken_blocks.__isolate_free_page(zone, whole, order)
         else:
             moved = page_alloc.move_freepages_block(zone, start, migratetype)
             page_alloc.count_freepages(zone, moved, migratetype)
