@@ -136,6 +136,7 @@ def _unmount(path: str) -> None:
 
 
 def _swapoff(path: str) -> None:
+    os.stat(path)  # the kernel asks first who calls, and only root would hear that it is gone
     _check(_libc.swapoff(os.fsencode(path)), path)
 
 
