@@ -41,6 +41,7 @@ HUGETLB_FIXES = (
     "a8bda28d87c3",
     "9fbc1f635fd0",
     "bcc54222309c",
+    "cb6acd01e2e4",
 )
 # What it lacks in soft offline, which forgets a reference, and in isolation: two at once.
 OFFLINE_FIXES = ("second-look-lets-go", "2c7452a075d4")
@@ -86,6 +87,7 @@ class Programs(RuleBasedStateMachine):
         self.takes_memory_out = False
         self.cgroups = []
         self.freed = []
+        self.huge_files = []
 
     @initialize(target=processes)
     def begin(self):
@@ -484,6 +486,31 @@ class HugePrograms(Programs):
         with suppress(OSError):
             return process, process.mmap(MiB(2), hugetlb=MiB(2), shared=shared)
         return multiple()
+
+    @rule(
+        target=Programs.huge_areas,
+        process=Programs.processes,
+        number=st.integers(0, 1),
+        second=st.booleans(),
+        shared=st.booleans(),
+    )
+    def map_hugetlb_file(self, process, number, second, shared):
+        """Of a mount whose two files cannot both have all of their pages."""
+        if process.exited:
+            return multiple()
+        if not self.huge_files:
+            mount = self.machine.hugetlbfs(MiB(6))
+            self.huge_files = [mount.file(f"huge {n}", MiB(4)) for n in (0, 1)]
+        self.machine.hugepages(3, overcommit=1)
+        file, offset = self.huge_files[number], MiB(2) if second else 0
+        with suppress(OSError):
+            return process, process.mmap(MiB(2), file=file, offset=offset, shared=shared)
+        return multiple()
+
+    @precondition(lambda self: self.huge_files)
+    @rule(number=st.integers(0, 1), size=st.sampled_from([0, MiB(2), MiB(4)]))
+    def truncate_huge(self, number, size):
+        self.machine.truncate(self.huge_files[number], size)
 
     @initialize(
         target=Programs.huge_areas,

@@ -28,6 +28,7 @@ class Reason(Enum):
     NOT_MIGRATABLE = "the mapping is of a kind that never migrates (I/O or raw frames)"
     DEVICE = "device memory without an ordinary page"
     HUGETLB_UNSUPPORTED = "a huge page of a size that cannot migrate"
+    HUGETLB_LIMITED = "a private huge page of a mount of hugetlbfs with a limit"
     HUGETLB_NO_POOL = "a huge page, and the pool of the target node has no free one"
     NOT_TRIED = "not tried: the call had ended at a page for which there was no memory"
     LOCKED = "the page lock is held by somebody else"

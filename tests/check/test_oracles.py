@@ -131,6 +131,12 @@ def hugetlb_reservations(scene):
     scene.kernel.hugetlb.hstates[0].resv_huge_pages += 1
 
 
+def hugetlb_limits(scene):
+    """A page that a mount of hugetlbfs counts, and that nobody has."""
+    scene.machine.hugetlbfs(MiB(4))
+    scene.kernel.hugetlb.subpools[0].used_hpages += 1
+
+
 def ksm(scene):
     """One page saved too many."""
     scene.kernel.ksm.pages_sharing += 1
@@ -308,6 +314,7 @@ SEEDED = {
     "huge pages": huge_pages,
     "hugetlb pools": hugetlb_pools,
     "hugetlb reservations": hugetlb_reservations,
+    "hugetlb limits": hugetlb_limits,
     "ksm": ksm,
     "references": references,
     "mapcount": mapcount,

@@ -183,6 +183,7 @@ def compaction_and_caches(machine):
     machine.finish_io()
     assert "DMA32" in machine.buddyinfo
     assert "Movable" in machine.pagetypeinfo
+    assert "managed" in machine.zoneinfo
 
 
 def complaints_of_the_kernel_are_found(machine):

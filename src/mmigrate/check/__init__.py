@@ -46,6 +46,7 @@ ORACLES: Final[dict[str, Oracle]] = {
     "huge pages": huge_pages.huge_pages,
     "hugetlb pools": hugetlb.pools,
     "hugetlb reservations": hugetlb.reservations,
+    "hugetlb limits": hugetlb.limits,
     "ksm": ksm.ksm,
     "references": references.references,
     "mapcount": references.mapcounts,

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from mmigrate.check.view import View
 from mmigrate.errors import Violation
-from mmigrate.linux.include.hugetlb import HPAGE_RESV_OWNER, Hstate, hstate_vma
+from mmigrate.linux.include.hugetlb import HPAGE_RESV_OWNER, Hstate, Subpool, hstate_vma
 from mmigrate.linux.include.mm import VM_HUGETLB, VM_MAYSHARE
-from mmigrate.linux.include.mm_types import Page
+from mmigrate.linux.include.mm_types import Inode, Page
 from mmigrate.linux.include.page_flags import PG_hugetlb, PG_private
 from mmigrate.linux.mm import hugetlb_pool
 from mmigrate.linux.mm.page_alloc import compound_order
@@ -89,24 +89,8 @@ def reservations(view: View) -> Iterator[Violation]:
     """What is promised is what files and private areas have reserved and not taken, and the pool
     has it."""
     promised: Counter[Hstate] = Counter()
-    for inode in view.kernel.inodes:
-        h = inode.fs.hstate
-        if h is not None:
-            reserved = sum(end - start for start, end in inode.fs.resv_map.regions)
-            promised[h] += reserved - inode.i_mapping.nrpages
-    for mm in view.kernel.mms:
-        for vma in mm.mmap:
-            if not vma.vm_flags & VM_HUGETLB or vma.vm_flags & VM_MAYSHARE:
-                continue
-            found = hugetlb_pool.vma_reservation(vma)
-            if found is not None and found.map is not None and found.flags & HPAGE_RESV_OWNER:
-                h = hstate_vma(vma)
-                first = hugetlb_pool.vma_hugecache_offset(h, vma, vma.vm_start)
-                last = hugetlb_pool.vma_hugecache_offset(h, vma, vma.vm_end)
-                used = sum(
-                    max(0, min(last, end) - max(first, start)) for start, end in found.map.regions
-                )
-                promised[h] += last - first - used
+    for inode, pages in _promises(view):
+        promised[inode.fs.hstate] += pages
     for h in view.kernel.hugetlb.hstates:
         if h.resv_huge_pages != promised[h]:
             yield Violation(
@@ -120,3 +104,47 @@ def reservations(view: View) -> Iterator[Violation]:
                 repr(h),
                 f"{h.resv_huge_pages} pages promised, {h.free_huge_pages} free",
             )
+
+
+def limits(view: View) -> Iterator[Violation]:
+    """What a mount of hugetlbfs has used up of its limit is what its files have been promised, and
+    the pages that name it."""
+    spools: list[Subpool] = view.kernel.hugetlb.subpools
+    if not spools:
+        return
+    found = dict.fromkeys(spools, 0)
+    for inode, pages in _promises(view):
+        if inode.fs.spool is not None:
+            found[inode.fs.spool] += pages
+    for page in view.flagged():
+        if page.flags & PG_hugetlb and type(page.private) is Subpool:
+            found[page.private] += 1
+    for number, spool in enumerate(spools):
+        if spool.used_hpages != found[spool] or spool.used_hpages > spool.max_hpages:
+            yield Violation(
+                "hugetlb limits",
+                f"mount {number} of hugetlbfs",
+                f"{spool.used_hpages} pages used of {spool.max_hpages}, found {found[spool]}",
+            )
+
+
+def _promises(view: View) -> Iterator[tuple[Inode, int]]:
+    """How many pages each file, and each private area of one, was promised and has not taken."""
+    for inode in view.kernel.inodes:
+        if inode.fs.hstate is not None:
+            reserved = sum(end - start for start, end in inode.fs.resv_map.regions)
+            yield inode, reserved - inode.i_mapping.nrpages
+    for mm in view.kernel.mms:
+        for vma in mm.mmap:
+            if not vma.vm_flags & VM_HUGETLB or vma.vm_flags & VM_MAYSHARE:
+                continue
+            found = hugetlb_pool.vma_reservation(vma)
+            if found is not None and found.map is not None and found.flags & HPAGE_RESV_OWNER:
+                h = hstate_vma(vma)
+                first = hugetlb_pool.vma_hugecache_offset(h, vma, vma.vm_start)
+                last = hugetlb_pool.vma_hugecache_offset(h, vma, vma.vm_end)
+                used = sum(
+                    max(0, min(last, end) - max(first, start)) for start, end in found.map.regions
+                )
+                assert vma.vm_file is not None
+                yield vma.vm_file.f_inode, last - first - used

@@ -33,6 +33,7 @@ from mmigrate.history import (
     rss_of_remapped,
     second_look_lets_go,
     skip_temporary_stacks,
+    subpool_comes_along,
     unmapped_no_rmap_walk,
     untouched_destination,
 )
@@ -66,6 +67,7 @@ _ROWS: Final = (
     one_look_at_pmd.ROW,
     isolate_once.ROW,
     second_look_lets_go.ROW,
+    subpool_comes_along.ROW,
 )
 
 # The ten commits the project began with, newest first, and then all others.

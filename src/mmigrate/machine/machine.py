@@ -19,8 +19,8 @@ from typing import Any
 from mmigrate.api import Mapping
 from mmigrate.arguments import mask_of
 from mmigrate.errors import ScenarioError, Violation
-from mmigrate.linux.drivers import block, iommu, node
-from mmigrate.linux.fs import fuse, hugetlbfs
+from mmigrate.linux.drivers import block, iommu
+from mmigrate.linux.fs import fuse
 from mmigrate.linux.fs.inode import inode_of, new_inode
 from mmigrate.linux.include.hugetlb import hstate_of
 from mmigrate.linux.include.mm_types import Inode, Page
@@ -43,7 +43,6 @@ from mmigrate.linux.mm import (
     swapfile,
     truncate,
     vmscan,
-    vmstat,
 )
 from mmigrate.linux.mm.cpuset_migration import cpuset_set_mems
 from mmigrate.machine.balloon import Balloon
@@ -58,6 +57,8 @@ from mmigrate.machine.hotplug import (
     online,
     soft_offline,
 )
+from mmigrate.machine.hugetlb_mount import HugetlbMount
+from mmigrate.machine.proc_files import ProcFiles
 from mmigrate.machine.process import Pin, Process, checked
 from mmigrate.machine.shadow import Shadow
 from mmigrate.units import MiB
@@ -84,7 +85,7 @@ class Started:
         return f"<{self.task.name}: {self.task.result if self.finished else 'not finished'}>"
 
 
-class Machine:
+class Machine(ProcFiles):
     """One computer with a booted kernel.
 
     @nodes: bytes of memory on each node; 0 for a node that has CPUs only.
@@ -364,12 +365,18 @@ class Machine:
         return inode
 
     def _hugetlb_file(self, name: str, size: int, data: bytes) -> Inode:
-        h = self.kernel.hugetlb.hstates[0]
-        if data or size % h.size:
-            raise ScenarioError(f"a file of hugetlbfs begins empty and has multiples of {h.size}")
-        inode = hugetlbfs.hugetlbfs_file(self.kernel, name, size, h, spool=None, nameless=False)
-        self.files[name] = inode
-        return inode
+        if data:
+            raise ScenarioError("a file of hugetlbfs begins empty")
+        return self.hugetlbfs().file(name, size)
+
+    def hugetlbfs(self, size: int | None = None, *, page_size: int = MiB(2)) -> HugetlbMount:
+        """Mount a hugetlbfs of pages of @page_size bytes; files come from its `file`.
+
+        @size: bytes that its files may have in all, rounded down to whole pages; None: no limit.
+        A mapping that would exceed it is refused with ENOMEM; where no page was promised, an
+        access ends with SIGBUS.
+        """
+        return HugetlbMount(self.kernel, self.files, self._check_file, size, page_size)
 
     def fuse_file(self, name: str, source: Inode) -> Inode:
         """A file whose server, in user space, answers reads with the pages of another file: as
@@ -543,31 +550,6 @@ class Machine:
         swap.lru_add_drain_all(self.kernel)
 
     # --- looking ---
-
-    @property
-    def nodes(self) -> list[dict[str, int]]:
-        """/sys/devices/system/node/node*/meminfo, in kB."""
-        return [node.node_meminfo(self.kernel, nid) for nid in range(len(self.kernel.nodes))]
-
-    @property
-    def numastat(self) -> list[dict[str, int]]:
-        """/sys/devices/system/node/node*/numastat."""
-        return [node.node_numastat(self.kernel, nid) for nid in range(len(self.kernel.nodes))]
-
-    @property
-    def buddyinfo(self) -> str:
-        """/proc/buddyinfo."""
-        return vmstat.buddyinfo_text(self.kernel)
-
-    @property
-    def pagetypeinfo(self) -> str:
-        """The table of free blocks of /proc/pagetypeinfo."""
-        return vmstat.pagetypeinfo_text(self.kernel)
-
-    @property
-    def vmstat(self) -> dict[str, int]:
-        """/proc/vmstat."""
-        return vmstat.vmstat_values(self.kernel)
 
     def page_of(self, process: Process, address: int) -> Page | None:
         """The page mapped at an address (model only)."""

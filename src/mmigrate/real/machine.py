@@ -433,10 +433,22 @@ class RealMachine:
     @property
     def pagetypeinfo(self) -> str:
         """/proc/pagetypeinfo."""
-        try:
-            return Path("/proc/pagetypeinfo").read_text()
-        except OSError as error:
-            raise Missing(f"/proc/pagetypeinfo: {error.strerror}") from error
+        return _told("/proc/pagetypeinfo")
+
+    @property
+    def zoneinfo(self) -> str:
+        """/proc/zoneinfo."""
+        return _told("/proc/zoneinfo")
+
+    @property
+    def unusable_index(self) -> str:
+        """/sys/kernel/debug/extfrag/unusable_index."""
+        return _told("/sys/kernel/debug/extfrag/unusable_index")
+
+    @property
+    def extfrag_index(self) -> str:
+        """/sys/kernel/debug/extfrag/extfrag_index."""
+        return _told("/sys/kernel/debug/extfrag/extfrag_index")
 
     @property
     def vmstat(self) -> dict[str, int]:
@@ -462,3 +474,11 @@ class RealMachine:
     def check(self) -> list[Violation]:
         """What the kernel complained of since it was asked last, and pages that it forgot."""
         return self._log.complaints() + isolated_pages()
+
+
+def _told(path: str) -> str:
+    """What a file of the kernel says.  Raises Missing: it does not, to us."""
+    try:
+        return Path(path).read_text()
+    except OSError as error:
+        raise Missing(f"{path}: {error.strerror}") from error

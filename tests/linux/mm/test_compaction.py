@@ -18,7 +18,7 @@ from mmigrate.linux.include.mm import MADV_DONTNEED, MADV_HUGEPAGE
 from mmigrate.linux.include.page_flags import PG_swapbacked
 from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.spinlock import spin_lock, spin_unlock
-from mmigrate.linux.mm import compaction, page_alloc, swap
+from mmigrate.linux.mm import compaction, page_alloc, swap, vmstat
 from mmigrate.linux.mm.compaction import (
     COMPACT_COMPLETE,
     COMPACT_CONTENDED_LOCK,
@@ -298,10 +298,10 @@ def test_suitable():
 def test_fragmentation_index():
     machine, _, _ = fragmented()
     zone = zone_of(machine)
-    assert compaction.fragmentation_index(zone, 0) == -1000
-    assert 900 < compaction.fragmentation_index(zone, 9) < 1000
+    assert vmstat.fragmentation_index(zone, 0) == -1000
+    assert 900 < vmstat.fragmentation_index(zone, 9) < 1000
     empty = Machine(nodes=(MiB(8),))
-    assert compaction.fragmentation_index(zone_of(empty), 9) == -1000
+    assert vmstat.fragmentation_index(zone_of(empty), 9) == -1000
 
 
 def test_a_whole_run_ends_complete_and_begins_anew():

@@ -9,10 +9,15 @@ import pytest
 
 from mmigrate import GiB, Machine, MiB
 from mmigrate.api import Reason
-from mmigrate.errors import KernelBug, MemoryFault
+from mmigrate.errors import KernelBug, MemoryFault, ScenarioError
 from mmigrate.linux.include.mempolicy import MPOL_MF_MOVE_ALL
 from mmigrate.linux.include.migrate_mode import MIGRATE_ASYNC, MIGRATE_SYNC, MR_SYSCALL
-from mmigrate.linux.include.mm import TTU_IGNORE_ACCESS, TTU_IGNORE_MLOCK, TTU_MIGRATION
+from mmigrate.linux.include.mm import (
+    MAP_NORESERVE,
+    TTU_IGNORE_ACCESS,
+    TTU_IGNORE_MLOCK,
+    TTU_MIGRATION,
+)
 from mmigrate.linux.include.mm_types import Page
 from mmigrate.linux.include.page_flags import PG_hugetlb
 from mmigrate.linux.include.vmstat import PGMIGRATE_FAIL, PGMIGRATE_SUCCESS
@@ -22,6 +27,7 @@ from mmigrate.linux.mm import hugetlb_pool, migrate, rmap, swap
 
 HUGE = MiB(2)
 RENAME = "100873d7a777"
+SUBPOOL = "cb6acd01e2e4"
 
 
 def small(pool=4, **options):
@@ -429,3 +435,117 @@ class TestOracles:
         assert page is not None
         page.flags |= 1 << 11  # PG_private
         assert self.found(machine) == {"hugetlb pools"}
+
+
+class TestLimits:
+    """What a mount may have in all: option size= of hugetlbfs."""
+
+    def test_files_of_a_mount_share_its_limit(self) -> None:
+        machine = small(4)
+        mount = machine.hugetlbfs(2 * HUGE + 4096)
+        assert (mount.limit, mount.free) == (2 * HUGE, 2 * HUGE)
+        app = machine.process()
+        one = app.mmap(HUGE, file=mount.file("one", HUGE), shared=True)
+        assert mount.free == HUGE  # promised, not yet taken
+        other = mount.file("other", 2 * HUGE)
+        with pytest.raises(OSError) as raised:
+            app.mmap(2 * HUGE, file=other, shared=True)
+        assert raised.value.errno == errno.ENOMEM
+        app.mmap(HUGE, file=other, shared=True)
+        assert mount.free == 0
+        app.touch(one.start)
+        assert (mount.free, pools(machine)) == (0, (4, 3, 1, 0))
+        assert machine.check() == []
+
+    def test_a_page_that_nobody_promised(self) -> None:
+        machine = small(4)
+        mount = machine.hugetlbfs(HUGE)
+        app = machine.process()
+        area = app.mmap(2 * HUGE, file=mount.file("f", 2 * HUGE), flags=MAP_NORESERVE, shared=True)
+        app.touch(area.start)
+        with pytest.raises(MemoryFault) as raised:
+            app.touch(area.start + HUGE)
+        assert raised.value.signal == "SIGBUS"
+        assert (mount.free, pools(machine)) == (0, (4, 3, 0, 0))
+        assert machine.check() == []
+
+    def test_a_copy_counts_too(self) -> None:
+        machine = small(4)
+        mount = machine.hugetlbfs(2 * HUGE)
+        app = machine.process()
+        file = mount.file("f", HUGE)
+        shared = app.mmap(HUGE, file=file, shared=True)
+        app.write(shared.start, b"file")
+        private = app.mmap(HUGE, file=file)
+        app.write(private.start, b"mine")
+        assert mount.free == 0
+        app.munmap(private)
+        assert mount.free == HUGE
+        assert machine.check() == []
+
+    def test_what_goes_is_given_back(self) -> None:
+        machine = small(4)
+        mount = machine.hugetlbfs(3 * HUGE)
+        app = machine.process()
+        file = mount.file("f", 3 * HUGE)
+        area = app.mmap(3 * HUGE, file=file, shared=True)
+        app.touch(area.start + HUGE)
+        machine.truncate(file, HUGE)
+        assert mount.free == 2 * HUGE
+        app.exit()
+        assert mount.free == 2 * HUGE  # what a file was promised stays promised
+        machine.truncate(file, 0)
+        assert mount.free == 3 * HUGE
+        assert machine.check() == []
+
+    def test_no_more_than_the_pool_has(self) -> None:
+        machine = small(1)
+        mount = machine.hugetlbfs(3 * HUGE)
+        app = machine.process()
+        with pytest.raises(OSError) as raised:
+            app.mmap(3 * HUGE, file=mount.file("f", 3 * HUGE), shared=True)
+        assert raised.value.errno == errno.ENOMEM
+        assert mount.free == 3 * HUGE
+        assert machine.check() == []
+
+    def test_mounts_do_not_share(self) -> None:
+        machine = small(2)
+        without = machine.hugetlbfs()
+        assert (without.limit, without.free) == (None, None)
+        app = machine.process()
+        app.touch(app.mmap(HUGE, file=machine.hugetlbfs(HUGE).file("a", HUGE), shared=True))
+        app.touch(app.mmap(HUGE, file=without.file("b", HUGE), shared=True))
+        assert machine.hugetlbfs(0).free == 0
+        assert machine.check() == []
+
+    def test_what_makes_no_sense(self) -> None:
+        machine = small(0)
+        with pytest.raises(ScenarioError, match="no pages of 4096 bytes"):
+            machine.hugetlbfs(page_size=4096)
+        with pytest.raises(ScenarioError, match="a limit of -1 bytes"):
+            machine.hugetlbfs(-1)
+        with pytest.raises(ScenarioError, match="multiples of 2097152"):
+            machine.hugetlbfs().file("f", 4096)
+
+    @pytest.mark.parametrize(("backport", "found"), [(False, True), (True, False)])
+    def test_a_page_that_moves_forgets_its_mount(self, backport, found) -> None:
+        """A known defect of v3.19."""
+        machine = small(4, backports=[SUBPOOL] if backport else [])
+        mount = machine.hugetlbfs(HUGE)
+        app = machine.process()
+        area = app.mmap(HUGE, file=mount.file("f", HUGE), shared=True)
+        app.write(area.start, b"moved")
+        assert app.move_pages([area.start], 1).status == (1,)
+        assert app.read(area.start, 5) == b"moved"
+        assert [v.oracle for v in machine.check()] == ["hugetlb limits"] * found
+
+    def test_later_kernels_leave_private_pages_of_such_a_mount(self) -> None:
+        machine = small(4, backports=[SUBPOOL])
+        mount = machine.hugetlbfs(HUGE)
+        app = machine.process()
+        area = app.mmap(HUGE, file=mount.file("f", HUGE))
+        app.touch(area.start)
+        result = app.move_pages([area.start], 1)
+        assert result.status == (-errno.EBUSY,)
+        assert result.reasons[Reason.HUGETLB_LIMITED] == 1
+        assert machine.check() == []

@@ -1,6 +1,7 @@
 """The buddy allocator against a plain account of frames."""
 
 import itertools
+import re
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ from mmigrate.linux.include.gfp import (
     MIGRATE_MOVABLE,
     MIGRATE_UNMOVABLE,
 )
+from mmigrate.linux.include.mm import MADV_DONTNEED, PF_MEMALLOC
 from mmigrate.linux.include.mmzone import MAX_ORDER, WMARK_MIN
 from mmigrate.linux.include.vmstat import NR_FREE_PAGES
 from mmigrate.linux.kernel import sched
@@ -137,6 +139,113 @@ def test_a_page_that_is_freed_in_use_is_kept_and_told():
     page._mapcount = 0
     page_alloc.__free_pages(page, 0)
     assert any("freed in use" in text for text in machine.kernel.warnings)
+
+
+def test_pagetypeinfo():
+    machine = machine_of(8, 0, 6, movable=[MiB(4), 0, 0])
+    pages = [page_alloc.alloc_pages_node(machine.kernel, 2, GFP_KERNEL, order) for order in (0, 9)]
+    lines = pagetypeinfo_text(machine.kernel).splitlines()
+    assert lines.count("Page block order: 9") == 2  # a table for each node with memory
+    by_zone = [
+        f"Node 0, zone   Normal {'0':>12} {'0':>12} {'2':>12} {'0':>12} {'0':>12} {'0':>12} ",
+        f"Node 0, zone  Movable {'0':>12} {'0':>12} {'2':>12} {'0':>12} {'0':>12} {'0':>12} ",
+        f"Node 2, zone   Normal {'2':>12} {'0':>12} {'1':>12} {'0':>12} {'0':>12} {'0':>12} ",
+    ]
+    assert [line for line in lines if line.startswith("Node") and ", type" not in line] == by_zone
+    free = 0
+    for line in lines:
+        if line.startswith("Node    2"):
+            counts = line.split()[6:]
+            free += sum(int(count) << order for order, count in enumerate(counts))
+    [zone] = machine.kernel.nodes[2].node_zones
+    assert free == zone.vm_stat[NR_FREE_PAGES]
+    for page, order in zip(pages, (0, 9), strict=True):
+        page_alloc.__free_pages(page, order)
+
+
+def test_fragmentation_in_numbers():
+    """All free memory in single pages: useless for larger blocks, and because of fragmentation."""
+    machine = machine_of(4)
+    assert machine_indices(machine) == ([0] * MAX_ORDER, [-1000] * MAX_ORDER)
+    app = machine.process("app")
+    heap = app.mmap(MiB(3))
+    app.touch(heap)
+    for address in heap.pages()[::2]:
+        app.madvise(address, MADV_DONTNEED, length=4096)
+    [zone] = machine.kernel.nodes[0].node_zones
+    page_alloc.drain_all_pages(machine.kernel)
+    rest = []
+    while any(area.nr_free for area in zone.free_area[1:]):
+        order = max(order for order, area in enumerate(zone.free_area) if area.nr_free)
+        rest.append((take_block(machine.kernel, order), order))
+    unusable, extfrag = machine_indices(machine)
+    assert unusable == [0] + [1000] * (MAX_ORDER - 1)
+    free = zone.vm_stat[NR_FREE_PAGES]
+    assert extfrag[0] == -1000
+    assert extfrag[1:] == [
+        1000 - (1000 + free * 1000 // (1 << order)) // free for order in range(1, MAX_ORDER)
+    ]
+    for page, order in rest:
+        page_alloc.__free_pages(page, order)
+    assert machine.check() == []
+
+
+def test_without_free_memory_all_of_it_is_unusable():
+    machine = machine_of(4)
+    [zone] = machine.kernel.nodes[0].node_zones
+    held = take_block(machine.kernel, 10)
+    assert machine_indices(machine) == ([1000] * MAX_ORDER, [0] * MAX_ORDER)
+    assert zone.vm_stat[NR_FREE_PAGES] == 0
+    page_alloc.__free_pages(held, 10)
+
+
+def take_block(kernel, order):
+    """A block, whatever the watermarks say."""
+    task = sched.task
+    task.flags |= PF_MEMALLOC
+    page = page_alloc.alloc_pages_node(kernel, 0, GFP_KERNEL, order)
+    task.flags &= ~PF_MEMALLOC
+    return page
+
+
+def machine_indices(machine):
+    """(unusable_index, extfrag_index) of the only zone, in thousandths."""
+    texts = machine.unusable_index, machine.extfrag_index
+    assert all(text.startswith("Node 0, zone   Normal ") for text in texts)
+    return tuple(
+        [round(float(number) * 1000) for number in text.split("Normal")[1].split()]
+        for text in texts
+    )
+
+
+def test_zoneinfo():
+    machine = machine_of(16, 8, movable=[MiB(8), 0])
+    page = page_alloc.alloc_pages_node(machine.kernel, 0, GFP_KERNEL, 0)
+    text = machine.zoneinfo
+    lines = text.splitlines()
+    heads = [line for line in lines if line.startswith("Node")]
+    assert heads == [
+        f"Node {nid}, zone {name:>8}"
+        for nid, name in ((0, "Normal"), (0, "Movable"), (1, "Normal"))
+    ]
+    normal = machine.kernel.nodes[0].node_zones[0]
+    first = text.split("Node 0, zone  Movable")[0]
+    for name, value in (
+        ("pages free", normal.vm_stat[NR_FREE_PAGES]),
+        ("min", normal.watermark[0]),
+        ("low", normal.watermark[1]),
+        ("high", normal.watermark[2]),
+        ("spanned", 2048),
+        ("present", 2048),
+        ("managed", 2048),
+        ("count:", normal.pageset[0].count),
+        ("all_unreclaimable:", 1),  # nothing is on any list
+        ("start_pfn:", normal.zone_start_pfn),
+        ("inactive_ratio:", 1),
+    ):
+        assert re.search(rf"^ +{name} +{value}$", first, re.M), name
+    assert f"protection: (0, 0, 0, {2048 // 32})" in first
+    page_alloc.__free_pages(page, 0)
 
 
 @pytest.mark.parametrize("sizes", [(8, 8), (8, 0, 4)])

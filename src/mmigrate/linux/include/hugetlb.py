@@ -123,7 +123,15 @@ class HugetlbState:
     """The globals of mm/hugetlb.c.  @mutexes: a mutex for each huge page that is being faulted
     in; Differs: no two share one by chance, as they can in the kernel's table."""
 
-    __slots__ = ("file_setup", "files", "hstates", "lock", "mutexes", "treat_as_movable")
+    __slots__ = (
+        "file_setup",
+        "files",
+        "hstates",
+        "lock",
+        "mutexes",
+        "subpools",
+        "treat_as_movable",
+    )
 
     def __init__(
         self,
@@ -141,6 +149,7 @@ class HugetlbState:
         self.mutexes: dict[tuple[Any, int], RwSemaphore] = {}
         self.treat_as_movable = False  # /proc/sys/vm/hugepages_treat_as_movable
         self.files = 0  # a number for each anonymous file
+        self.subpools: list[Subpool] = []  # of the mounts that have a limit, for observers
 
 
 def hstate_of(kernel: Kernel, size: int) -> Hstate | None:

@@ -60,7 +60,15 @@ from mmigrate.linux.kernel.sched import READ
 from mmigrate.linux.kernel.spinlock import SpinLock, spin_lock, spin_trylock, spin_unlock
 from mmigrate.linux.kernel.straight import hot
 from mmigrate.linux.lib.list import ListHead, list_add, list_del, list_empty
-from mmigrate.linux.mm import balloon_compaction, migrate, page_alloc, swap, taken_blocks, vmscan
+from mmigrate.linux.mm import (
+    balloon_compaction,
+    migrate,
+    page_alloc,
+    swap,
+    taken_blocks,
+    vmscan,
+    vmstat,
+)
 
 COMPACT_DEFERRED: Final = 0
 COMPACT_SKIPPED: Final = 1
@@ -577,23 +585,6 @@ def compaction_free(page: Page, cc: CompactControl) -> None:
 # --- a run ---
 
 
-def fragmentation_index(zone: Zone, order: int) -> int:
-    """Why a block of @order cannot be had: towards 0 for lack of memory, towards 1000 because of
-    fragmentation, -1000 if it can  (mm/vmstat.c: fragmentation_index)."""
-    free_blocks_total = free_pages = 0
-    suitable = bool(zone.untouched)
-    for here, area in enumerate(zone.free_area):
-        free_blocks_total += area.nr_free
-        free_pages += area.nr_free << here
-        suitable = suitable or (here >= order and area.nr_free > 0)
-    if suitable:
-        return -1000
-    if not free_blocks_total:
-        return 0
-    wanted = 1 << order
-    return 1000 - (1000 + free_pages * 1000 // wanted) // free_blocks_total
-
-
 def compaction_suitable(zone: Zone, order: int, alloc_flags: int, classzone_idx: int) -> int:
     """Whether a run could help  (mm/compaction.c: compaction_suitable)."""
     if order == -1:
@@ -605,7 +596,7 @@ def compaction_suitable(zone: Zone, order: int, alloc_flags: int, classzone_idx:
     watermark += 2 << order
     if not page_alloc.zone_watermark_ok(zone, 0, watermark, classzone_idx, alloc_flags):
         return COMPACT_SKIPPED
-    if 0 <= fragmentation_index(zone, order) <= EXTFRAG_THRESHOLD:
+    if 0 <= vmstat.fragmentation_index(zone, order) <= EXTFRAG_THRESHOLD:
         return COMPACT_SKIPPED
     return COMPACT_CONTINUE
 

@@ -525,6 +525,11 @@ def hugetlb_acct_memory(kernel: Kernel, h: Hstate, delta: int) -> int:
     return ret
 
 
+def hugepage_new_subpool(nr_blocks: int) -> Subpool:
+    """mm/hugetlb.c: hugepage_new_subpool."""
+    return Subpool(SpinLock("subpool lock", "hugepage_subpool lock"), nr_blocks)
+
+
 def hugepage_subpool_get_pages(spool: Subpool | None, delta: int) -> int:
     """0, or -ENOMEM if the mount may not have so many  (mm/hugetlb.c:
     hugepage_subpool_get_pages)."""

@@ -66,6 +66,7 @@ from mmigrate.linux.include.switches import (
     NO_MEMORY_COUNTS_AS_FAILED,
     REMAP_NONLINEAR,
     RETRIES_COUNT_AS_FAILED,
+    SUBPOOL_COMES_ALONG,
     UNMAPPED_NO_RMAP_WALK,
     UNTOUCHED_DESTINATION,
 )
@@ -748,6 +749,9 @@ def unmap_and_move_huge_page(
 def _move_huge_page_locked(hpage: Page, new_hpage: Page, mode: MigrateMode) -> int:
     """Nobody asks here for writeback, or whether the page has been freed."""
     rc = -EAGAIN
+    if hpage.private and hpage.zone.kernel.has(SUBPOOL_COMES_ALONG) and not page_mapping(hpage):
+        unlock_page(hpage)  # there is no method that would hand the limit of its mount on
+        return _refuse(hpage, Reason.HUGETLB_LIMITED, -EBUSY)
     anon_vma = rmap.page_get_anon_vma(hpage) if PageAnon(hpage) else None
     page_was_mapped = False
     if page_mapped(hpage):

@@ -319,10 +319,10 @@ def inactive_list_is_low(lruvec: Lruvec, file: bool) -> bool:
     active = memcontrol.lru_size(lruvec, LRU_ACTIVE_ANON)
     zone = lruvec.zone
     counted = zone.managed_pages if lruvec is zone.lruvec else inactive + active
-    return inactive * _ratio(counted) < active
+    return inactive * inactive_ratio(counted) < active
 
 
-def _ratio(pages: int) -> int:
+def inactive_ratio(pages: int) -> int:
     """How many active anonymous pages for an inactive one: the root of ten times the GiB
     (mm/page_alloc.c: calculate_zone_inactive_ratio)."""
     gigabytes = pages >> 18
