@@ -41,6 +41,7 @@ HUGETLB_FIXES = (
     "a8bda28d87c3",
     "9fbc1f635fd0",
     "bcc54222309c",
+    "30809f559a0d",
     "cb6acd01e2e4",
 )
 # What it lacks in soft offline, which forgets a reference, and in isolation: two at once.

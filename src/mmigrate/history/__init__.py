@@ -28,6 +28,7 @@ from mmigrate.history import (
     munlock_counts,
     no_look_before_lock,
     one_look_at_pmd,
+    put_back_once,
     remap_nonlinear,
     rename_hugepage_migration,
     rss_of_remapped,
@@ -67,6 +68,7 @@ _ROWS: Final = (
     one_look_at_pmd.ROW,
     isolate_once.ROW,
     second_look_lets_go.ROW,
+    put_back_once.ROW,
     subpool_comes_along.ROW,
 )
 

@@ -518,6 +518,18 @@ def test_a_huge_page_of_a_size_that_cannot_move_is_put_back_twice():
         app.madvise(heap.start, MADV_SOFT_OFFLINE, PAGE)
 
 
+def test_later_kernels_put_it_back_once():
+    machine, app, _ = with_huge_page(backports=["30809f559a0d", "cb6acd01e2e4"])
+    machine.hugepages(3, node=1)
+    mount = machine.hugetlbfs(MiB(2))
+    private = app.mmap(MiB(2), file=mount.file("f", MiB(2)))
+    app.write(private.start, b"stays")
+    assert failing(app.madvise, private.start, MADV_SOFT_OFFLINE, PAGE) == EIO
+    assert app.read(private.start, 5) == b"stays"
+    assert machine.kernel.num_poisoned_pages == 0
+    assert machine.check() == []
+
+
 def test_huge_pages_leave_a_range_that_goes():
     machine, app, heap = with_huge_page()
     machine.hugepages(1, node=2)

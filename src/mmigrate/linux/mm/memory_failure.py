@@ -24,6 +24,7 @@ from mmigrate.linux.include.sched import Task, capable
 from mmigrate.linux.include.switches import (
     BAD_PAGE_IS_BUSY,
     BAD_PAGE_LEAVES_ALONE,
+    PUT_BACK_ONCE,
     SECOND_LOOK_LETS_GO,
 )
 from mmigrate.linux.include.vmstat import NR_ISOLATED_ANON
@@ -162,7 +163,10 @@ def soft_offline_huge_page(head: Page) -> int:
     )
     if ret:
         # Known defect of v3.19: what fails for good has been put back already.
-        hugetlb_pool.putback_active_hugepage(head)
+        if not head.zone.kernel.has(PUT_BACK_ONCE):
+            hugetlb_pool.putback_active_hugepage(head)
+        else:
+            migrate.putback_movable_pages(pagelist)
         return _not_moved(head, ret)
     if hugetlb_pool.PageHuge(head):
         _mark_huge(head)
