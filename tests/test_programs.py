@@ -66,6 +66,7 @@ class Programs(RuleBasedStateMachine):
 
     SIZES = (MiB(4),) * NODES
     BACKPORTS: tuple[str, ...] = OFFLINE_FIXES
+    KSWAPD = False
 
     processes = Bundle("processes")
     areas = Bundle("areas")
@@ -76,7 +77,11 @@ class Programs(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.machine = Machine(
-            nodes=self.SIZES, cpus=(0, 0, 1, 2), numa_balancing=True, backports=self.BACKPORTS
+            nodes=self.SIZES,
+            cpus=(0, 0, 1, 2),
+            numa_balancing=True,
+            backports=self.BACKPORTS,
+            kswapd=self.KSWAPD,
         )
         self.files = [
             self.machine.file("ext4", PAGES * 4096, fs="ext4", data=b"on disk"),
@@ -543,6 +548,30 @@ class HugePrograms(Programs):
         return self.machine.device(area[0], kind)
 
 
+class ShortPrograms(Programs):
+    """The same where memory is short, and kswapd runs beside the others."""
+
+    SIZES = (MiB(2), MiB(1), MiB(1))
+    KSWAPD = True
+
+    @rule(
+        target=Programs.areas,
+        process=Programs.processes,
+        pages=st.integers(50, 250),
+        later=st.booleans(),
+    )
+    def touch_much(self, process, pages, later):
+        if process.exited:
+            return multiple()
+        area = process, process.mmap(pages=pages)
+        self._do(area, "touch", area[1], later=later)
+        return process, area[1][0:PAGES]
+
+    @rule(process=Programs.processes, file=st.integers(0, 3), later=st.booleans())
+    def read_file(self, process, file, later):
+        self._do((process, None), "pread", self.files[file], PAGES * 4096, later=later)
+
+
 def test_programs():
     chosen = settings(settings.default, stateful_step_count=30)
     if settings.get_current_profile_name() == "ci":
@@ -555,3 +584,10 @@ def test_programs_with_huge_pages():
     if settings.get_current_profile_name() == "ci":
         chosen = settings(chosen, max_examples=40)
     run_state_machine_as_test(HugePrograms, settings=chosen)
+
+
+def test_programs_that_are_short_of_memory():
+    chosen = settings(settings.default, stateful_step_count=25)
+    if settings.get_current_profile_name() == "ci":
+        chosen = settings(chosen, max_examples=30)
+    run_state_machine_as_test(ShortPrograms, settings=chosen)

@@ -37,13 +37,13 @@ from mmigrate.linux.mm import (
     khugepaged,
     ksm,
     page_writeback,
-    reclaim,
     shmem,
     swap,
     swapfile,
     truncate,
     vmscan,
 )
+from mmigrate.linux.mm import kswapd as kswapd_daemon
 from mmigrate.linux.mm.cpuset_migration import cpuset_set_mems
 from mmigrate.machine.balloon import Balloon
 from mmigrate.machine.boot import boot
@@ -97,6 +97,9 @@ class Machine(ProcFiles):
     @thp: which areas get transparent huge pages: "always", "madvise" (those for which
     `process.madvise(where, MADV_HUGEPAGE)` asked) or "never".
     @numa_balancing: memory follows its users; `process.numa_scan()` lets a scan come due.
+    @kswapd: whether the kswapd of a node wakes when memory gets short there, and runs beside the
+    others.  Differs: it is off unless asked for, so that a scenario has only the tasks that it
+    starts; `kswapd(node)` lets it reclaim when told to.
     Raises ScenarioError: no node has memory, or a number makes no sense.
     """
 
@@ -112,6 +115,7 @@ class Machine(ProcFiles):
         backports: Iterable[str] = (),
         thp: str = "madvise",
         numa_balancing: bool = False,
+        kswapd: bool = False,
     ) -> None:
         _check_shape(nodes, cpus, distances)
         if thp not in ("always", "madvise", "never"):
@@ -122,6 +126,8 @@ class Machine(ProcFiles):
         )
         if numa_balancing:
             self.kernel.numa_balancing = NumaBalancing()
+        if kswapd:
+            kswapd_daemon.kswapd_init(self.kernel)
         self.processes: list[Process] = []
         self.pins: list[Pin] = []
         self.contiguous: list[Contiguous] = []
@@ -460,14 +466,13 @@ class Machine(ProcFiles):
         pgdat = kernel.nodes[node]
         daemon = self._kswapd.get(node)
         if daemon is None:
-            cpu = next((cpu for cpu in kernel.cpus if cpu.node == node), kernel.cpus[0])
-            daemon = kernel.scheduler.new_task(f"kswapd{node}", cpu, None)
+            daemon = kernel.scheduler.new_task(f"kswapd{node}", kswapd_daemon.cpu_of(pgdat), None)
             self._kswapd[node] = daemon
         if sched.task.greenlet is not None:
-            return reclaim.kswapd_run(pgdat)
+            return kswapd_daemon.kswapd_run(pgdat)
         previous = sched.run_as(daemon)
         try:
-            return reclaim.kswapd_run(pgdat)
+            return kswapd_daemon.kswapd_run(pgdat)
         finally:
             sched.run_as(previous)
 

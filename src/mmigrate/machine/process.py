@@ -75,6 +75,7 @@ from mmigrate.linux.mm import (
     fremap,
     gup,
     huge_memory,
+    kswapd,
     madvise,
     memcg_move,
     memory,
@@ -152,8 +153,15 @@ class Process:
             yield me
             return
         previous = sched.run_as(self.task)
+        woken = self.machine.kernel.kswapd_woken
         try:
             yield self.task
+            if woken:
+                kswapd.run_woken(self.machine.kernel)
+        except OSError:
+            if woken:
+                kswapd.run_woken(self.machine.kernel)
+            raise
         finally:
             sched.run_as(previous)
 
@@ -419,6 +427,8 @@ class Process:
     def _access(self, task: Task, address: int, write: bool, touch: Callable[[Page], None]) -> None:
         while not user_access(task, address, write, touch):
             signal = memory.page_fault(task, address, write)
+            if task.kernel.kswapd_woken:
+                kswapd.run_woken(task.kernel)
             if signal:
                 raise MemoryFault(signal, address, self.name)
 

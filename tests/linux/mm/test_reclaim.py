@@ -8,7 +8,7 @@ from mmigrate.linux.drivers import block
 from mmigrate.linux.include.mm import PF_KSWAPD, PF_MEMALLOC
 from mmigrate.linux.include.mmzone import WMARK_HIGH, ZONE_DIRTY
 from mmigrate.linux.include.vmstat import LRU_ACTIVE_ANON, LRU_INACTIVE_ANON, NR_FREE_PAGES
-from mmigrate.linux.mm import memcontrol, reclaim
+from mmigrate.linux.mm import kswapd, memcontrol, reclaim
 from mmigrate.linux.mm.vmscan import ScanControl
 
 PAGE = 4096
@@ -91,8 +91,8 @@ def test_kswapd_reclaims_up_to_the_high_watermark():
     zone = zone_of(machine)
     app.touch(app.mmap(MiB(2) - 24 * PAGE), write=True)
     machine.drain_pagevecs()
-    assert not reclaim.zone_balanced(zone, 0, 0)
-    while not reclaim.zone_balanced(zone, 0, 0):
+    assert not kswapd.zone_balanced(zone, 0, 0, 0)
+    while not kswapd.zone_balanced(zone, 0, 0, 0):
         assert machine.kswapd(0) > 0 or block.busy(machine.kernel)
         machine.finish_io()
     assert zone.vm_stat[NR_FREE_PAGES] > zone.watermark[WMARK_HIGH]

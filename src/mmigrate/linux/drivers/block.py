@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 
 from mmigrate.linux.include.kernel import Kernel
+from mmigrate.linux.include.mm import PF_KTHREAD
 from mmigrate.linux.include.vmstat import PGPGIN, PGPGOUT
 from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.sched import WRITE
@@ -58,6 +59,7 @@ def submit_bio(kernel: Kernel, device: str, write: bool, end_io: EndIo) -> None:
 def _start(kernel: Kernel, target: Disk) -> None:
     target.working = True
     worker = kernel.scheduler.new_task(f"disk-{target.name}", kernel.cpus[0], None)
+    worker.flags |= PF_KTHREAD
     kernel.scheduler.start(worker, lambda: _work(target))
 
 

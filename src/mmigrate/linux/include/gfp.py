@@ -42,6 +42,8 @@ GFP_TRANSHUGE: Final = (
     | __GFP_NOWARN
     | __GFP_NO_KSWAPD
 )
+# of one node only, without reclaim
+GFP_THISNODE: Final = __GFP_THISNODE | __GFP_NORETRY | __GFP_NOWARN
 # what tells how hard reclaim may work
 GFP_RECLAIM_MASK: Final = (
     __GFP_WAIT

@@ -34,6 +34,8 @@ class Kernel:
         "inodes",
         "jiffies",
         "ksm",
+        "kswapd_started",
+        "kswapd_woken",
         "lock_order",
         "mem_hotplug",
         "mem_map",
@@ -92,6 +94,8 @@ class Kernel:
         self.memory_isolate_chain: list[Callable[[int, int], int]] = []
         self.num_poisoned_pages = 0  # known to be bad
         self.numa_balancing: Any = None  # linux/kernel/fair.py; None: off
+        self.kswapd_started = False  # whether the allocator wakes kswapd
+        self.kswapd_woken: list[Task] = []  # those that do not sleep
         # time in milliseconds, which passes only where somebody says so
         self.jiffies = 1
         # counters that give stable names

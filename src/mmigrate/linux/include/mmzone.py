@@ -34,6 +34,11 @@ ZONE_CONGESTED: Final = 1 << 2  # pages of a congested device
 ZONE_DIRTY: Final = 1 << 3  # dirty ones that nobody writes
 ZONE_WRITEBACK: Final = 1 << 4  # only such that are being written
 
+# kswapd_wait of a node: whether its kswapd is on its wait queue
+KSWAPD_AWAKE: Final = 0  # it is not
+KSWAPD_WAITS: Final = 1  # it is, or is about to sleep
+KSWAPD_ASLEEP: Final = 2  # it is, and has no task until it is woken
+
 
 class FreeArea:
     """The free blocks of one order."""
@@ -166,8 +171,11 @@ class PglistData:
     """A memory node  (struct pglist_data)."""
 
     __slots__ = (
+        "classzone_idx",
         "empty_zones",
         "kernel",
+        "kswapd_max_order",
+        "kswapd_wait",
         "node_id",
         "node_present_pages",
         "node_start_pfn",
@@ -176,6 +184,8 @@ class PglistData:
         "numabalancing_migrate_lock",
         "numabalancing_migrate_next_window",
         "numabalancing_migrate_nr_pages",
+        "pfmemalloc_wait",
+        "pfmemalloc_woken",
     )
 
     def __init__(self, kernel: Kernel, node_id: int, start_pfn: int, nr_pages: int) -> None:
@@ -191,6 +201,13 @@ class PglistData:
         self.numabalancing_migrate_lock: SpinLock = None  # type: ignore[assignment]  # page_boot
         self.numabalancing_migrate_next_window = 0
         self.numabalancing_migrate_nr_pages = 0
+        # what kswapd is asked for, under no lock
+        self.kswapd_max_order = 0
+        self.classzone_idx = 0
+        # wait queues: kswapd's own, and of those whom it lets go on (how many, how often woken)
+        self.kswapd_wait = KSWAPD_AWAKE
+        self.pfmemalloc_wait = 0
+        self.pfmemalloc_woken = 0
 
     def __repr__(self) -> str:
         return f"node {self.node_id}"

@@ -237,6 +237,16 @@ class Scheduler:
             self.hub.switch()
         me.until = None
 
+    def step(self, kind: Callable[[Task], bool]) -> bool:
+        """From the hub: let the first task of a kind that can go on do so; whether there is one."""
+        chosen = next((t for t in self.alive if kind(t) and may_run(t)), None)
+        if chosen is not None:
+            caller = task
+            resume(chosen)
+            run_as(caller)
+            self._raise_failure()
+        return chosen is not None
+
     def _run_until(self, done: Callable[[], bool], sleeper: Task | None = None) -> None:
         caller = task
         while not done():

@@ -608,7 +608,7 @@ def _compact_finished(cc: CompactControl) -> int:
         return COMPACT_PARTIAL
     if cc.free_pfn <= cc.migrate_pfn:
         _reset_cached_positions(zone)
-        if not _is_kswapd():
+        if not vmscan.current_is_kswapd():
             zone.compact_blockskip_flush = True
         return COMPACT_COMPLETE
     if cc.order == -1:
@@ -629,16 +629,12 @@ def _compact_finished(cc: CompactControl) -> int:
     return COMPACT_CONTINUE
 
 
-def _is_kswapd() -> bool:
-    return sched.task.name.startswith("kswapd")
-
-
 def compact_zone(zone: Zone, cc: CompactControl) -> int:
     """One run over a zone; a COMPACT_* value  (mm/compaction.c: compact_zone)."""
     suitable = compaction_suitable(zone, cc.order, cc.alloc_flags, cc.classzone_idx)
     if suitable != COMPACT_CONTINUE:
         return suitable
-    if compaction_restarting(zone, cc.order) and not _is_kswapd():
+    if compaction_restarting(zone, cc.order) and not vmscan.current_is_kswapd():
         __reset_isolation_suitable(zone)
     sync = cc.mode != MIGRATE_ASYNC
     start_pfn, end_pfn = zone.zone_start_pfn, zone.end_pfn

@@ -25,6 +25,7 @@ from mmigrate.linux.include.gfp import (
     __GFP_HIGHMEM,
     __GFP_MEMALLOC,
     __GFP_MOVABLE,
+    __GFP_NO_KSWAPD,
     __GFP_NOFAIL,
     __GFP_NOMEMALLOC,
     __GFP_NORETRY,
@@ -33,6 +34,7 @@ from mmigrate.linux.include.gfp import (
     __GFP_REPEAT,
     __GFP_THISNODE,
     __GFP_WAIT,
+    GFP_THISNODE,
     GFP_TRANSHUGE,
     MIGRATE_CMA,
     MIGRATE_ISOLATE,
@@ -93,7 +95,7 @@ from mmigrate.linux.kernel.spinlock import spin_lock
 from mmigrate.linux.kernel.straight import hot, small
 from mmigrate.linux.kernel.workqueue import run_on_cpus
 from mmigrate.linux.lib.list import ListHead, list_add, list_add_tail, list_del
-from mmigrate.linux.mm import compaction, reclaim
+from mmigrate.linux.mm import compaction, kswapd, reclaim
 from mmigrate.linux.mm.page_boot import init_memory as init_memory
 
 _CHECK_AT_FREE: Final = PAGE_FLAGS_CHECK_AT_FREE
@@ -634,8 +636,11 @@ def alloc_pages_nodemask(
     )
     if page is not None:
         return page
-    # kswapd would be woken here, which acts when it is asked only; then once more down to the
-    # lowest mark
+    if gfp & GFP_THISNODE == GFP_THISNODE:
+        return None  # who asks so has other nodes to turn to, and wants nobody to reclaim
+    if task.kernel.kswapd_started and not gfp & __GFP_NO_KSWAPD:
+        wake_all_kswapds(order, zonelist, high_zoneidx, preferred, nodemask)
+    # then once more down to the lowest mark
     alloc_flags = ALLOC_WMARK_MIN | cma
     if gfp & __GFP_HIGH:
         alloc_flags |= ALLOC_HIGH
@@ -651,6 +656,15 @@ def alloc_pages_nodemask(
     return _reclaim_and_retry(
         gfp, order, zonelist, nodemask, preferred, alloc_flags, high_zoneidx, migratetype
     )
+
+
+def wake_all_kswapds(
+    order: int, zonelist: list[Zone], high_zoneidx: int, preferred: Zone, nodemask: int | None
+) -> None:
+    """mm/page_alloc.c: wake_all_kswapds."""
+    for zone in zonelist:
+        if zone.zone_idx <= high_zoneidx and (nodemask is None or nodemask >> zone.nid & 1):
+            kswapd.wakeup_kswapd(zone, order, preferred.zone_idx)
 
 
 def _reclaim_and_retry(

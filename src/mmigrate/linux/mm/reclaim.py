@@ -1,9 +1,9 @@
 """Which pages go when memory is short: the scanning half of mm/vmscan.c.
 
 Interface: `try_to_free_pages` is direct reclaim, `try_to_free_mem_cgroup_pages` that of a group
-at its limit, `balance_pgdat` what kswapd does for a node.  All look at the ends of the inactive
-lists, first at a small part of them, at a lower `priority` at more, and refill them from
-the active ones.  `vmscan.shrink_page_list` decides about each page.
+at its limit; `shrink_zone` is for kswapd, which is in `kswapd.py`.  All look at the ends of the
+inactive lists, first at a small part of them, at a lower `priority` at more, and refill them
+from the active ones.  `vmscan.shrink_page_list` decides about each page.
 
 Differs: no shrinkers of other caches, no refault distances, no throttling of processes by
 dirty pages; a wait for congestion ends when the disks that may work have done so.
@@ -19,9 +19,6 @@ from mmigrate.linux.include.kernel import Kernel
 from mmigrate.linux.include.mm import (
     ISOLATE_CLEAN,
     ISOLATE_UNMAPPED,
-    PF_KSWAPD,
-    PF_MEMALLOC,
-    PF_SWAPWRITE,
     SWAP_CLUSTER_MAX,
     TTU_UNMAP,
     VM_EXEC,
@@ -33,7 +30,6 @@ from mmigrate.linux.include.mmzone import (
     ZONE_DIRTY,
     ZONE_WRITEBACK,
     Lruvec,
-    PglistData,
     Zone,
 )
 from mmigrate.linux.include.vmstat import (
@@ -49,7 +45,6 @@ from mmigrate.linux.include.vmstat import (
     NR_ISOLATED_ANON,
     NR_LRU_BASE,
     NR_PAGES_SCANNED,
-    PAGEOUTRUN,
     PGDEACTIVATE,
     PGREFILL_DMA,
     PGSCAN_DIRECT_DMA,
@@ -70,8 +65,8 @@ from mmigrate.linux.kernel.page_ref import put_page_testzero
 from mmigrate.linux.kernel.spinlock import spin_lock
 from mmigrate.linux.lib.list import ListHead, list_add, list_del, list_empty, list_move
 from mmigrate.linux.mm import (
+    kswapd,
     memcontrol,
-    page_alloc,
     page_writeback,
     rmap,
     swap,
@@ -90,9 +85,11 @@ def global_reclaim(sc: ScanControl) -> bool:
 
 
 def congestion_wait(kernel: Kernel) -> None:
-    """Give the disks time  (mm/backing-dev.c: congestion_wait)."""
+    """Give the disks time, and kswapd  (mm/backing-dev.c: congestion_wait)."""
     kernel.jiffies += 100
     block.drain(kernel)
+    if kernel.kswapd_woken:
+        kswapd.run_woken(kernel)
 
 
 def zone_reclaimable_pages(zone: Zone) -> int:
@@ -242,7 +239,7 @@ def _set_zone_flag(zone: Zone, flag: int) -> None:
     WRITE_ONCE(zone, "flags", zone.flags | flag)
 
 
-def _clear_zone_flags(zone: Zone, flags: int) -> None:
+def clear_zone_flags(zone: Zone, flags: int) -> None:
     if READ_ONCE(zone, "flags") & flags:
         WRITE_ONCE(zone, "flags", zone.flags & ~flags)
 
@@ -305,6 +302,13 @@ def _move_to_lru(zone: Zone, pages: ListHead, lru: int) -> list[Page]:
     if lru in (LRU_INACTIVE_ANON, LRU_INACTIVE_FILE):
         zone.kernel.vm_events[PGDEACTIVATE] += moved
     return dead
+
+
+def age_active_anon(zone: Zone, sc: ScanControl) -> None:
+    """Give anonymous pages a chance to be used before they must go
+    (mm/vmscan.c: age_active_anon)."""
+    if inactive_list_is_low(zone.lruvec, False):
+        shrink_active_list(SWAP_CLUSTER_MAX, zone.lruvec, sc, LRU_ACTIVE_ANON)
 
 
 def inactive_list_is_low(lruvec: Lruvec, file: bool) -> bool:
@@ -484,6 +488,8 @@ def try_to_free_pages(
 ) -> int:
     """Direct reclaim for an allocation: how many pages were freed, or 1 if it is of use to try
     again  (mm/vmscan.c: try_to_free_pages)."""
+    if kernel.kswapd_started:
+        kswapd.throttle_direct_reclaim(gfp, zonelist, nodemask)
     zones = [zone for zone in zonelist if nodemask is None or nodemask >> zone.nid & 1]
     sc = ScanControl(gfp_mask=gfp, order=order, nr_to_reclaim=SWAP_CLUSTER_MAX)
     return _do_try_to_free_pages(kernel, zones, sc)
@@ -503,94 +509,3 @@ def try_to_free_mem_cgroup_pages(
     )
     zones = kernel.nodes[sched.task.cpu.node].node_zonelists[0]
     return _do_try_to_free_pages(kernel, zones, sc)
-
-
-# --- kswapd ---
-
-
-def zone_balanced(zone: Zone, order: int, classzone_idx: int) -> bool:
-    """mm/vmscan.c: zone_balanced."""
-    return page_alloc.zone_watermark_ok(zone, order, zone.watermark[WMARK_HIGH], classzone_idx, 0)
-
-
-def _pgdat_balanced(pgdat: PglistData, order: int, classzone_idx: int) -> bool:
-    """Whether all zones are, or for a larger order those with a quarter of the memory
-    (mm/vmscan.c: pgdat_balanced)."""
-    managed = balanced = 0
-    for zone in pgdat.node_zones:
-        if zone.zone_idx > classzone_idx:
-            continue
-        managed += zone.managed_pages
-        if not zone_reclaimable(zone) or zone_balanced(zone, order, classzone_idx):
-            balanced += zone.managed_pages
-        elif not order:
-            return False
-    return balanced >= managed >> 2 if order else True
-
-
-def balance_pgdat(pgdat: PglistData, order: int = 0) -> int:
-    """Reclaim until all zones of a node have as much free as their high watermark says, or until
-    nothing more can be done; how many pages were freed  (mm/vmscan.c: balance_pgdat)."""
-    kernel = pgdat.kernel
-    kernel.vm_events[PAGEOUTRUN] += 1
-    classzone_idx = max((zone.zone_idx for zone in pgdat.node_zones), default=0)
-    sc = ScanControl(gfp_mask=GFP_KERNEL, order=order)
-    priority, freed = DEF_PRIORITY, 0
-    while priority >= 1:
-        sc.priority = priority
-        sc.nr_reclaimed = 0
-        raise_priority = True
-        end = _highest_to_scan(pgdat, order, sc)
-        if end is None:
-            break
-        for zone in pgdat.node_zones:
-            if zone.zone_idx > end.zone_idx:
-                break
-            if priority != DEF_PRIORITY and not zone_reclaimable(zone):
-                continue
-            sc.nr_scanned = 0
-            if _kswapd_shrink_zone(zone, order, end.zone_idx, sc):
-                raise_priority = False
-        freed += sc.nr_reclaimed
-        if raise_priority or not sc.nr_reclaimed:
-            priority -= 1
-        if _pgdat_balanced(pgdat, order, classzone_idx):
-            break
-    return freed
-
-
-def _highest_to_scan(pgdat: PglistData, order: int, sc: ScanControl) -> Zone | None:
-    for zone in reversed(pgdat.node_zones):
-        if sc.priority != DEF_PRIORITY and not zone_reclaimable(zone):
-            continue
-        if inactive_list_is_low(zone.lruvec, False):  # age_active_anon
-            shrink_active_list(SWAP_CLUSTER_MAX, zone.lruvec, sc, LRU_ACTIVE_ANON)
-        if not zone_balanced(zone, order, 0):
-            return zone
-        _clear_zone_flags(zone, ZONE_CONGESTED | ZONE_DIRTY)
-    return None
-
-
-def _kswapd_shrink_zone(zone: Zone, order: int, classzone_idx: int, sc: ScanControl) -> bool:
-    """Whether so much was looked at that the priority need not change
-    (mm/vmscan.c: kswapd_shrink_zone)."""
-    sc.nr_to_reclaim = max(SWAP_CLUSTER_MAX, zone.watermark[WMARK_HIGH])
-    if zone_balanced(zone, order, classzone_idx):
-        return True
-    shrink_zone(zone, sc)
-    _clear_zone_flags(zone, ZONE_WRITEBACK)
-    if zone_reclaimable(zone) and zone_balanced(zone, order, classzone_idx):
-        _clear_zone_flags(zone, ZONE_CONGESTED | ZONE_DIRTY)
-    return sc.nr_scanned >= sc.nr_to_reclaim
-
-
-def kswapd_run(pgdat: PglistData, order: int = 0) -> int:
-    """One round of a node's kswapd, by the running task; how many pages were freed
-    (mm/vmscan.c: kswapd)."""
-    task = sched.task
-    flags = task.flags
-    task.flags |= PF_MEMALLOC | PF_SWAPWRITE | PF_KSWAPD
-    try:
-        return balance_pgdat(pgdat, order)
-    finally:
-        task.flags = flags
