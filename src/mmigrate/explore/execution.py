@@ -87,12 +87,14 @@ class Execution:
         self._labels: dict[str, int] = {}
         self._numbers = 0
         self._starter: greenlet.greenlet | None = None
+        self.stacks: list[greenlet.greenlet] = []  # of earlier runs
 
     def attach(self, scheduler: sched.Scheduler) -> None:
         """Decide for this scheduler, also where the scenario itself calls `machine.run()`."""
         self.scheduler = scheduler
         self.kernel = scheduler.kernel
         scheduler.takeover = self.go
+        scheduler.idle = self.stacks
 
     def pick(self, me: Task | None) -> Task | None:
         """Who takes the next step; None ends the run.  @me: who runs, None if it ended."""
