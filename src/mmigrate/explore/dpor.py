@@ -95,16 +95,19 @@ class Optimal:
         self.indices = Indices()
         self.trace = Trace()
         self.asleep: list[Asleep] = []
-        self.planned: list[list[Branch]] = []
-        self.explored: list[int] = []  # by step: how many branches are done there
+        # by place, where there are any: what is planned, and how many branches are done
+        self.planned: dict[int, list[Branch]] = {}
+        self.explored: dict[int, int] = {}
         self.hidden: list[Race] = []  # races that a sleeping task hid, to be looked at again
         self.diverged = 0
         self.ended = False
         self.floor = 0  # what is planned before it is somebody else's to explore
         self.exported: list[Exported] = []  # what races ask for there
-        # the next execution: what it is to do behind the trace
+        # the next execution: whose steps it is to take behind the trace, the branches of the
+        # first of them, and what else is planned at the same place, for later
+        self._plan: list[int] = []
         self._path: list[Branch] = []
-        self._others: list[Branch] = []  # planned at the same place, for later
+        self._others: list[Branch] = []
         self._asleep: Asleep = {}
         self._done = 0
 
@@ -117,7 +120,7 @@ class Optimal:
             max_steps,
             self.trace.rows(),
             list(self.trace.kinds),
-            [branch.task for branch in self._path],
+            self._plan,
             self._asleep,
             keep_going=keep_going,
         )
@@ -137,61 +140,63 @@ class Optimal:
         self.diverged += run.diverged
         races = self.trace.extend(run, run.new)
         self.asleep += run.new.sleep
-        steps = len(run.new.sleep)
-        self.planned += [[] for _ in range(steps)]
-        self.explored += [0] * steps
-        if len(self.planned) > known:
-            self.planned[known] = self._others
+        length = len(self.trace)
+        if known < length:
             self.explored[known] = self._done
-        for place, branch in enumerate(self._path[:-1], known + 1):
-            if place < len(self.planned):
+            if self._others:
+                self.planned[known] = self._others
+        for place, branch in enumerate(self._path, known + 1):
+            if branch.forks and place < length:
                 self.planned[place] = branch.children[1:]
         again, self.hidden = self.hidden, []
         for race in again + races:
-            self._plan(race, run.log)
+            self._plan_reversal(race, run.log)
 
-    def _plan(self, race: Race, log: list[tuple[Any, Any]]) -> None:
+    def _plan_reversal(self, race: Race, log: list[tuple[Any, Any]]) -> None:
         """Plan the interleaving in which the second step of a race comes first."""
         wanted = Wanted(self.trace, race, log)
         for task in self.asleep[race.first]:
-            starts = wanted.starts_with(task)
+            starts = wanted.covered_by(task)
             if starts is Starts.YES:
                 return  # it has been explored
             if starts is Starts.UNWANTED:
                 self.hidden.append(race)
                 return
+        wanted.lay_out()
         if race.first < self.floor:
             self.exported.append(wanted.export(self.asleep))
         else:
-            insert(self.planned[race.first], wanted)
+            insert(self.planned.setdefault(race.first, []), wanted)
 
     def backtrack(self) -> None:
         """Go back to the last place where something is planned."""
-        for place in range(len(self.trace) - 1, self.floor - 1, -1):
-            if self.planned[place]:
-                taken = self.trace.step(place)
-                self._asleep = {**self.asleep[place], taken.task: taken.cpu_kind}
-                branch, *self._others = self.planned[place]
-                for task in branch.awake:
-                    self._asleep.pop(task, None)
-                self._path = branch.leftmost()
-                self.trace.cut(place)
-                self._done = self.explored[place] + 1
-                del self.asleep[place:], self.planned[place:], self.explored[place:]
-                self.hidden = [race for race in self.hidden if race.second < place]
-                return
-        self.ended = True
+        place = max(self.planned, default=-1)
+        if place < self.floor:
+            self.ended = True
+            return
+        trace = self.trace
+        branch, *self._others = self.planned.pop(place)
+        self._asleep = {**self.asleep[place], trace.tasks[place]: trace.cpu_kinds[place]}
+        for task in branch.awake:
+            self._asleep.pop(task, None)
+        self._plan, self._path = branch.plan()
+        self._done = self.explored.get(place, 0) + 1
+        self.explored = {n: done for n, done in self.explored.items() if n < place}
+        trace.cut(place)
+        del self.asleep[place:]
+        if self.hidden:
+            self.hidden = [race for race in self.hidden if race.second < place]
 
     def share_done(self) -> float:
         """The share of the search tree that is done, as if all branches of a place were of a
         size, and no more were to be planned: more than is really done."""
         share, weight = 0.0, 1.0
-        for done, planned in zip(
-            [*self.explored, self._done], [*self.planned, self._others], strict=True
-        ):
-            if done or planned:
-                weight /= done + 1 + len(planned)
-                share += done * weight
+        for place in sorted(self.explored.keys() | self.planned.keys()):
+            done = self.explored.get(place, 0)
+            weight /= done + 1 + len(self.planned.get(place, ()))
+            share += done * weight
+        weight /= self._done + 1 + len(self._others)
+        share += self._done * weight
         return share
 
     # --- leaving off and going on ---
@@ -202,8 +207,8 @@ class Optimal:
             "keys": self.indices.keys,
             "tasks": self.trace.tasks,
             "asleep": {n: asleep for n, asleep in enumerate(self.asleep) if asleep},
-            "planned": {n: state_of(plans) for n, plans in enumerate(self.planned) if plans},
-            "explored": {n: done for n, done in enumerate(self.explored) if done},
+            "planned": {n: state_of(plans) for n, plans in self.planned.items()},
+            "explored": {n: done for n, done in self.explored.items() if done},
             "hidden": [astuple(race) for race in self.hidden],
             "path": state_of(self._path[:1]),
             "others": state_of(self._others),
@@ -227,10 +232,11 @@ class Optimal:
         length = len(state["tasks"])
         numbers = [str(n) for n in range(length)]
         self.asleep = [_asleep(state["asleep"].get(n, {})) for n in numbers]
-        self.planned = [branches_of(state["planned"].get(n, [])) for n in numbers]
-        self.explored = [state["explored"].get(n, 0) for n in numbers]
+        self.planned = {int(n): branches_of(plans) for n, plans in state["planned"].items()}
+        self.explored = {int(n): done for n, done in state["explored"].items()}
         self.hidden = [Race(*race) for race in state["hidden"]]
-        self._path = [branch for root in branches_of(state["path"]) for branch in root.leftmost()]
+        for branch in branches_of(state["path"]):
+            self._plan, self._path = branch.plan()
         self._others = branches_of(state["others"])
         self._asleep = _asleep(state["next asleep"])
         self._done = state["done"]

@@ -7,7 +7,8 @@ takes it; `state_of` and `branches_of` make lists of branches, for files and wor
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, field, replace
+from copy import copy
+from dataclasses import astuple, dataclass
 from enum import Enum
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -17,6 +18,8 @@ from mmigrate.explore.recording import Asleep
 from mmigrate.explore.steps import Race, Step, dependent
 from mmigrate.explore.trace import Trace
 from mmigrate.explore.words import name_of
+
+PlannedStep = tuple[int, "KnownStep | None", int]  # its task, the step, what it does to its CPU
 
 
 class Starts(Enum):
@@ -46,16 +49,50 @@ class KnownStep(NamedTuple):
         )
 
 
-@dataclass(slots=True)
 class Branch:
     """A planned step of a task, and what is planned behind it.  @awake: tasks with earlier
-    branches that must not sleep here, as it is not known whether they cover this one."""
+    branches that must not sleep here, as it is not known whether they cover this one.
+    @cpu_kind: what the step does to its CPU.
 
-    task: int
-    known: KnownStep | None = None
-    children: list[Branch] = field(default_factory=list)
-    awake: list[int] = field(default_factory=list)
-    cpu_kind: int = PASSES  # what the step does to its CPU
+    Most branches are followed and never looked at.  So one that does not fork is the list of
+    its steps, of which each is made a branch when somebody asks for its children.
+    """
+
+    __slots__ = ("_behind", "_children", "_row", "awake", "cpu_kind", "known", "task")
+
+    def __init__(
+        self,
+        task: int,
+        known: KnownStep | None = None,
+        awake: list[int] | None = None,
+        *,
+        cpu_kind: int = PASSES,
+    ) -> None:
+        self.task = task
+        self.known = known
+        self.awake = [] if awake is None else awake
+        self.cpu_kind = cpu_kind
+        self._children: list[Branch] | None = []
+        # if there are no children yet: a row of steps, and the place of the first of them there
+        self._row: list[PlannedStep] = []
+        self._behind = 0
+
+    @classmethod
+    def of_row(cls, row: list[PlannedStep], place: int = 0) -> Branch:
+        """The steps from a place of a row on."""
+        task, known, cpu_kind = row[place]
+        branch = cls(task, known, cpu_kind=cpu_kind)
+        if place + 1 < len(row):
+            branch._children = None
+            branch._row = row
+            branch._behind = place + 1
+        return branch
+
+    @property
+    def children(self) -> list[Branch]:
+        if self._children is None:
+            self._children = [Branch.of_row(self._row, self._behind)]
+        return self._children
 
     def leftmost(self) -> list[Branch]:
         """The branches from here to the first leaf."""
@@ -65,6 +102,22 @@ class Branch:
             path.append(here)
         return path
 
+    @property
+    def forks(self) -> bool:
+        """Whether there are several children."""
+        return self._children is not None and len(self._children) > 1
+
+    def plan(self) -> tuple[list[int], list[Branch]]:
+        """Whose steps the leftmost are; and those of the branches that may fork."""
+        path, here = [self], self
+        while here._children:
+            here = here._children[0]
+            path.append(here)
+        tasks = [branch.task for branch in path]
+        if here._children is None:
+            tasks += [task for task, _, _ in here._row[here._behind :]]
+        return tasks, path
+
 
 class Wanted:
     """The interleaving that a race asks for: behind the steps before its first, those that do
@@ -73,32 +126,57 @@ class Wanted:
     def __init__(self, trace: Trace, race: Race, log: list[tuple[Any, Any]]) -> None:
         self.trace = trace
         self.log = log
+        self.race = race
         self.first = race.first
-        before, dropped = trace.before, race.dropped
-        self.steps = [
-            index
-            for index, past in enumerate(before[race.first + 1 :], race.first + 1)
-            if not past & dropped or index == race.second
-        ]
-        if race.second >= len(before):
-            self.steps.append(race.second)
         self.second = race.second
         self.second_task = race.task
-        self.mask = sum(map((1).__lshift__, self.steps))
         self.reached: dict[int, int] = {}  # by task: behind its last step that was taken
         self.unknown: set[int] = set()  # tasks that took another step than in the trace
-        # what the second step needs here: what its task did, and what conflicts with it
-        needs = before[race.start] if race.start >= 0 else 0
-        last = self._step(race.second)
+        self.steps: list[int] = []  # what is left of it, from `lay_out` on
+        self._mask = 0  # the same as bits, or 0
+        self._needs = 0  # of its second, or 0
+
+    def lay_out(self) -> None:
+        """Find its steps, unless that was done."""
+        if not self.steps:
+            first, second, dropped = self.first, self.second, self.race.dropped
+            before = self.trace.before
+            self.steps = [
+                index
+                for index, past in enumerate(before[first + 1 :], first + 1)
+                if not past & dropped or index == second
+            ]
+            if second >= len(before):
+                self.steps.append(second)
+
+    @property
+    def mask(self) -> int:
+        """The steps as bits."""
+        if not self._mask:
+            self._mask = sum(map((1).__lshift__, self.steps))
+        return self._mask
+
+    @property
+    def needs(self) -> int:
+        """What its second needs here: what its task did, and what conflicts with it."""
+        if self._needs:
+            return self._needs
+        trace, start, second, mask = self.trace, self.race.start, self.second, self.mask
+        before = trace.before
+        needs = before[start] if start >= 0 else 0
+        last = self._step(second)
         if last.cpu in trace.cpu_accesses:
             for index in self.steps:
-                if index < race.second and dependent(trace.step(index), last):
+                if index < second and dependent(trace.step(index), last):
                     needs |= before[index]
         elif last.word >= 0:
-            for index in (trace.accesses if last.kind else trace.writes)[last.word]:
-                if index < race.second and self.mask >> index & 1:
+            for index in reversed(trace.touched(last.word, only_writes=not last.kind)):
+                if index <= self.first:
+                    break
+                if index < second and mask >> index & 1:
                     needs |= before[index]
-        self.needs = needs
+        self._needs = needs
+        return needs
 
     def task(self, index: int) -> int:
         return self.second_task if index == self.second else self.trace.tasks[index]
@@ -107,13 +185,30 @@ class Wanted:
         trace = self.trace
         return trace.step(index) if index < len(trace) else trace.pending[self.second_task]
 
+    def covered_by(self, task: int) -> Starts:
+        """`starts_with` before anything was taken, without looking at all steps if that can be
+        said of the task's next one."""
+        trace, first = self.trace, self.first
+        index = trace.index_of_next(task, first)
+        if (
+            index is None
+            or index == self.second
+            or index == len(trace.before)
+            or trace.before[index] & self.race.dropped
+        ):
+            self.lay_out()
+            return self.starts_with(task)
+        # All that happened before it is wanted, too.
+        alone = trace.before[index] >> first + 1 == 1 << index - first - 1
+        return Starts.YES if alone else Starts.NO
+
     def starts_with(self, task: int, known: KnownStep | None = None) -> Starts:
         """Whether the task's next step could come first here.  @known: what it was when it was
         planned."""
         tasks, second, second_task = self.trace.tasks, self.second, self.second_task
         for index in self.steps:
             if (second_task if index == second else tasks[index]) == task:
-                past = self.needs if index == self.second else self.trace.before[index]
+                past = self.needs if index == second else self.trace.before[index]
                 return Starts.NO if past & self.mask & ~(1 << index) else Starts.YES
         if task in self.unknown:
             if known is None:
@@ -134,7 +229,7 @@ class Wanted:
         if step.word < 0:
             return False
         mask = self.mask
-        touched = (trace.accesses if step.kind else trace.writes)[step.word]
+        touched = trace.touched(step.word, only_writes=not step.kind)
         return any(mask >> index & 1 for index in touched)
 
     def take(self, task: int) -> None:
@@ -142,7 +237,7 @@ class Wanted:
         for index in self.steps:
             if self.task(index) == task:
                 self.steps.remove(index)
-                self.mask &= ~(1 << index)
+                self._mask &= ~(1 << index)
                 self.reached[task] = index + 1
                 return
         self.unknown.add(task)
@@ -150,18 +245,21 @@ class Wanted:
     def branch(self) -> Branch:
         """A branch for what is left.  What its steps touch matters only if there are more than
         two tasks: otherwise all of them are the other task's."""
-        named = len(self.trace.steps_of) > 2
-        first = here = self._branch(self.steps[0], named)
-        for index in self.steps[1:]:
-            following = self._branch(index, named)
-            here.children.append(following)
-            here = following
-        return first
+        trace, steps = self.trace, self.steps
+        row: list[PlannedStep]
+        if len(trace.steps_of) > 2:
+            row = [self._planned(index) for index in steps]
+        else:
+            tasks, cpu_kinds, length = trace.tasks, trace.cpu_kinds, len(trace.tasks)
+            row = [(tasks[index], None, cpu_kinds[index]) for index in steps if index < length]
+            if len(row) < len(steps):
+                last = self._step(steps[-1])
+                row.append((last.task, None, last.cpu_kind))
+        return Branch.of_row(row)
 
-    def _branch(self, index: int, named: bool) -> Branch:
-        branch = Branch(self.task(index), self._known_step(index) if named else None)
-        branch.cpu_kind = self._step(index).cpu_kind
-        return branch
+    def _planned(self, index: int) -> PlannedStep:
+        known = self._known_step(index)
+        return self.task(index), known, known.step.cpu_kind
 
     def _taken(self) -> Branch:
         """The step that was taken instead."""
@@ -217,13 +315,15 @@ class Exported:
     following: dict[int, KnownStep]
 
     def renumbered(self, now: list[int]) -> Exported:
+        taken = copy(self.taken)
+        taken.task = now[taken.task]
         return Exported(
             [now[task] for task in self.tasks],
             {
                 place: {now[task]: kind for task, kind in sleepers.items()}
                 for place, sleepers in self.asleep.items()
             },
-            replace(self.taken, task=now[self.taken.task]),
+            taken,
             [(now[task], step, before) for task, step, before in self.steps],
             {now[task]: step for task, step in self.following.items()},
         )
@@ -285,13 +385,8 @@ class Told:
         self.unknown.add(task)
 
     def branch(self) -> Branch:
-        branches = []
-        for index in self.steps:
-            task, step, _ = self.told.steps[index]
-            branches.append(Branch(task, step, cpu_kind=step.step.cpu_kind))
-        for branch, following in pairwise(branches):
-            branch.children.append(following)
-        return branches[0]
+        steps = [self.told.steps[index] for index in self.steps]
+        return Branch.of_row([(task, step, step.step.cpu_kind) for task, step, _ in steps])
 
 
 def insert(branches: list[Branch], wanted: Wanted | Told) -> None:
@@ -344,17 +439,11 @@ def branches_of(saved: list[Any]) -> list[Branch]:
     branches = []
     for steps, children in saved:
         chain = [
-            Branch(
-                task,
-                loaded_step(known) if known else None,
-                [],
-                awake,
-                cpu_kind,
-            )
+            Branch(task, loaded_step(known) if known else None, awake, cpu_kind=cpu_kind)
             for task, known, awake, cpu_kind in steps
         ]
         for branch, following in pairwise(chain):
             branch.children.append(following)
-        chain[-1].children = branches_of(children)
+        chain[-1].children.extend(branches_of(children))
         branches.append(chain[0])
     return branches

@@ -20,6 +20,7 @@ A function whose parameter is called `tasks` is given a `Tasks`; locks are those
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from mmigrate.errors import Violation
@@ -105,19 +106,19 @@ class Tasks:
         self, function: Callable[..., Any], *arguments: Any, name: str = "", cpu: int | None = None
     ) -> Task:
         """Run a function in a task of its own, from `run()` on."""
-        cpus = self.kernel.cpus
+        kernel = self.kernel
+        cpus, scheduler = kernel.cpus, kernel.scheduler
         number = len(cpus) if cpu is None else cpu
         while len(cpus) <= number:
-            cpus.append(Cpu(self.kernel, len(cpus), 0))
+            cpus.append(Cpu(kernel, len(cpus), 0))
         name = unique = name or getattr(function, "__name__", "task")
         count = 1
         while unique in self._names:
             count += 1
             unique = f"{name}.{count}"
         self._names.add(unique)
-        scheduler = self.kernel.scheduler
         task: Task = scheduler.new_task(unique, cpus[number], None)
-        scheduler.start(task, lambda: function(*arguments))
+        scheduler.start(task, partial(function, *arguments) if arguments else function)
         return task
 
     def run(self) -> None:

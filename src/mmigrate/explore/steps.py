@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from mmigrate.explore.execution import INSIDE
@@ -44,7 +44,6 @@ class Pending(NamedTuple):
     cpu_kind: int
 
 
-@dataclass(slots=True)
 class NewSteps:
     """What an execution did behind the steps that were known, by step, and how it ended.
 
@@ -55,14 +54,26 @@ class NewSteps:
     tasks would have done; @stuck: those whose condition does not hold.
     """
 
-    rows: list[tuple[int, int, int]] = field(default_factory=list)
-    cpu_kinds: list[int] = field(default_factory=list)
-    states: list[Any] = field(default_factory=list)
-    waits: dict[int, Callable[[], bool]] = field(default_factory=dict)
-    blocked: dict[int, int] = field(default_factory=dict)
-    sleep: list[dict[int, int]] = field(default_factory=list)
-    pending: list[Pending] = field(default_factory=list)
-    stuck: int = 0
+    __slots__ = (
+        "blocked",
+        "cpu_kinds",
+        "pending",
+        "rows",
+        "sleep",
+        "states",
+        "stuck",
+        "waits",
+    )
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, int, int]] = []
+        self.cpu_kinds: list[int] = []
+        self.states: list[Any] = []
+        self.waits: dict[int, Callable[[], bool]] = {}
+        self.blocked: dict[int, int] = {}
+        self.sleep: list[dict[int, int]] = []
+        self.pending: list[Pending] = []
+        self.stuck = 0
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from mmigrate.errors import KernelBug, MmigrateError, ScenarioError, Violation
 from mmigrate.explore.execution import Ending, Execution, Over
@@ -144,8 +144,7 @@ class Target:
         return Outcome(run.ending, tuple(violations), met, machine)
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What one execution came to.  @met: the `sometimes` that it met."""
 
     ending: Ending

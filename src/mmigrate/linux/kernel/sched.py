@@ -172,6 +172,7 @@ def _serve() -> None:
         scheduler.idle.append(here)
         del scheduler
         while True:
+            assert here.parent is not None
             try:
                 here.parent.switch()
                 break
