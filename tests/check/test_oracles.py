@@ -5,6 +5,7 @@ import pytest
 from mmigrate import Machine, MiB
 from mmigrate.check import ORACLES
 from mmigrate.check.view import View
+from mmigrate.linux.include.gfp import MIGRATE_RESERVE, MIGRATE_UNMOVABLE
 from mmigrate.linux.include.migrate_mode import MIGRATE_SYNC
 from mmigrate.linux.include.mm import MADV_HUGEPAGE, MADV_MERGEABLE, VM_WRITE
 from mmigrate.linux.include.mm_types import PageTable
@@ -36,7 +37,7 @@ from mmigrate.linux.kernel.page_ref import get_page
 from mmigrate.linux.kernel.pgtable import find_leaf, find_pmds
 from mmigrate.linux.kernel.spinlock import spin_lock
 from mmigrate.linux.lib.list import ListHead, list_add, list_del
-from mmigrate.linux.mm import compaction, vmscan
+from mmigrate.linux.mm import compaction, page_alloc, vmscan
 from mmigrate.linux.mm.compaction import CompactControl
 from mmigrate.linux.mm.huge_memory import huge_parts
 from mmigrate.linux.mm.page_isolation import set_migratetype_isolate
@@ -397,6 +398,19 @@ def promised_twice(scene):
     scene.kernel.hugetlb.hstates[0].resv_huge_pages -= 1
 
 
+def reserved_too_many(scene):
+    """A pageblock that nobody made a reserved one."""
+    last = (scene.zone.end_pfn - 1) >> 9
+    scene.zone.pageblock_type[last] = MIGRATE_RESERVE
+
+
+def on_a_list_that_it_does_not_know(scene):
+    """A free block that was moved to another list, and still says what it said."""
+    pfn, _, kind = page_alloc.free_blocks(scene.zone)[0]
+    assert kind != MIGRATE_UNMOVABLE
+    scene.kernel.page_of(pfn).index = MIGRATE_UNMOVABLE
+
+
 def not_told_of_munmap(scene):
     """A device that still reaches what has been freed."""
     device = scene.machine.device(scene.app)
@@ -418,6 +432,8 @@ MORE = [
     ("ksm", not_in_the_tree),
     ("hugetlb pools", counted_on_another_node),
     ("hugetlb reservations", promised_twice),
+    ("page blocks", reserved_too_many),
+    ("page blocks", on_a_list_that_it_does_not_know),
     ("devices", not_told_of_munmap),
     ("charges", uncharged_too_often),
 ]

@@ -1,5 +1,5 @@
-"""Pageblocks: nobody keeps one isolated, and those of CMA keep to themselves.  Frames out of use:
-nobody uses them."""
+"""Pageblocks: nobody keeps one isolated, those of CMA keep to themselves, no more are reserved than
+were meant to be.  Frames out of use: nobody uses them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from mmigrate.check.view import View
 from mmigrate.errors import Violation
 from mmigrate.linux.include.gfp import MIGRATE_CMA, MIGRATE_ISOLATE, MIGRATETYPE_NAMES
-from mmigrate.linux.include.mmzone import PAGEBLOCK_ORDER
+from mmigrate.linux.include.mmzone import PAGEBLOCK_ORDER, SECTION_SHIFT, SECTION_SIZE
 from mmigrate.linux.include.page_flags import PG_hugetlb, PG_hwpoison, PG_reserved
 from mmigrate.linux.include.vmstat import NR_FREE_CMA_PAGES
+from mmigrate.linux.mm import page_reserve
 from mmigrate.linux.mm.page_alloc import get_pageblock_migratetype
 
 APART = (MIGRATE_CMA, MIGRATE_ISOLATE)
@@ -18,7 +19,8 @@ APART = (MIGRATE_CMA, MIGRATE_ISOLATE)
 
 def page_blocks(view: View) -> Iterator[Violation]:
     """No pageblock is isolated; free memory is on the lists of CMA just where the pageblock is
-    CMA's, and counted."""
+    CMA's, and counted; a free block knows on which list it is.  Reserved pageblocks may get
+    lost in v3.19, but do not become more."""
     for zone in view.zones:
         isolated = [n for n, kind in zone.pageblock_type.items() if kind == MIGRATE_ISOLATE]
         for number in sorted(isolated):
@@ -31,8 +33,23 @@ def page_blocks(view: View) -> Iterator[Violation]:
                 repr(zone),
                 f"nr_isolate_pageblock {zone.nr_isolate_pageblock}, found {len(isolated)}",
             )
+        reserved = page_reserve.reserve_blocks(zone)
+        if len(reserved) > zone.nr_migrate_reserve_block:
+            yield Violation(
+                "page blocks",
+                repr(zone),
+                f"nr_migrate_reserve_block {zone.nr_migrate_reserve_block}, found {len(reserved)}",
+            )
+        mem_map = view.kernel.mem_map
         of_cma = 0
         for pfn, order, kind in view.free_blocks(zone):
+            page = mem_map[pfn >> SECTION_SHIFT][pfn & (SECTION_SIZE - 1)]
+            if page is not None and page.index != kind:
+                yield Violation(
+                    "page blocks",
+                    f"free block at pfn {pfn}",
+                    f"on a list of {MIGRATETYPE_NAMES[kind]}, says {page.index}",
+                )
             block = get_pageblock_migratetype(zone, pfn)
             if kind == MIGRATE_CMA:
                 of_cma += 1 << order

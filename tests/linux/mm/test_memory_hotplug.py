@@ -122,8 +122,9 @@ def test_a_cgroup_made_while_a_node_is_out_of_use_has_lists_there():
 
 
 def ranges(machine):
+    """The zone of the second node, and where its first pages are: behind what is reserved."""
     zone = machine.kernel.nodes[1].node_zones[0]
-    return zone, range(zone.zone_start_pfn, zone.zone_start_pfn + 1024)
+    return zone, range(zone.zone_start_pfn + 1024, zone.zone_start_pfn + 2048)
 
 
 def test_a_range_goes_and_its_frames_are_reserved():

@@ -26,6 +26,7 @@ from mmigrate.linux.mm import page_alloc
 from mmigrate.linux.mm.vmstat import buddyinfo_text, pagetypeinfo_text, vmstat_text, vmstat_values
 
 GFPS = [GFP_HIGHUSER_MOVABLE, GFP_KERNEL, GFP_KERNEL | __GFP_RECLAIMABLE]
+NO_RESERVE = "974a786e63c9"
 FAR = GFP_HIGHUSER_MOVABLE | __GFP_THISNODE
 
 
@@ -76,7 +77,7 @@ def test_no_frame_is_lost_or_given_twice(steps):
 
 
 def test_types_steal_whole_pageblocks():
-    machine = machine_of(4)
+    machine = machine_of(8)
     [zone] = machine.kernel.nodes[0].node_zones
     page = page_alloc.alloc_pages_node(machine.kernel, 0, GFP_KERNEL, 0)
     assert page_alloc.get_pageblock_migratetype(zone, page.pfn) == MIGRATE_UNMOVABLE
@@ -84,8 +85,38 @@ def test_types_steal_whole_pageblocks():
     page_alloc.__free_pages(page, 0)
 
 
+@pytest.mark.parametrize(
+    ("left", "kind", "changes"),
+    [
+        (300, GFP_KERNEL, True),  # more than half of the pageblock is free: it becomes theirs
+        (40, GFP_KERNEL, False),  # not so much: the rest stays on the list that it was on
+        (40, GFP_KERNEL | __GFP_RECLAIMABLE, False),
+        (300, GFP_KERNEL | __GFP_RECLAIMABLE, True),
+    ],
+)
+def test_a_pageblock_changes_hands_only_if_half_of_it_is_free(left, kind, changes):
+    """try_to_steal_freepages, for a block of less than a pageblock."""
+    machine = machine_of(4, backports=[NO_RESERVE])
+    [zone] = machine.kernel.nodes[0].node_zones
+    movable = [take_block(machine.kernel, 0, GFP_HIGHUSER_MOVABLE) for _ in range(1024 - left)]
+    page_alloc.drain_all_pages(machine.kernel)
+    order = max(order for order, area in enumerate(zone.free_area) if area.nr_free)
+    assert order >= 5
+    page = take_block(machine.kernel, 3, kind)
+    wanted = page_alloc.gfpflags_to_migratetype(kind)
+    block = page_alloc.get_pageblock_migratetype(zone, page.pfn)
+    assert block == (wanted if changes else MIGRATE_MOVABLE)
+    # What of the block is left behind the page:
+    kinds = {k for pfn, _, k in page_alloc.free_blocks(zone) if pfn == page.pfn + 8}
+    assert kinds == {wanted if changes else MIGRATE_MOVABLE}
+    page_alloc.__free_pages(page, 3)
+    for page in movable:
+        page_alloc.__free_pages(page, 0)
+    assert machine.check() == []
+
+
 def test_movable_comes_from_untouched_memory():
-    machine = machine_of(4)
+    machine = machine_of(8)
     [zone] = machine.kernel.nodes[0].node_zones
     page = page_alloc.alloc_pages_node(machine.kernel, 0, GFP_HIGHUSER_MOVABLE, 0)
     assert page_alloc.get_pageblock_migratetype(zone, page.pfn) == MIGRATE_MOVABLE
@@ -142,14 +173,14 @@ def test_a_page_that_is_freed_in_use_is_kept_and_told():
 
 
 def test_pagetypeinfo():
-    machine = machine_of(8, 0, 6, movable=[MiB(4), 0, 0])
+    machine = machine_of(8, 0, 10, movable=[MiB(4), 0, 0])
     pages = [page_alloc.alloc_pages_node(machine.kernel, 2, GFP_KERNEL, order) for order in (0, 9)]
     lines = pagetypeinfo_text(machine.kernel).splitlines()
     assert lines.count("Page block order: 9") == 2  # a table for each node with memory
     by_zone = [
-        f"Node 0, zone   Normal {'0':>12} {'0':>12} {'2':>12} {'0':>12} {'0':>12} {'0':>12} ",
-        f"Node 0, zone  Movable {'0':>12} {'0':>12} {'2':>12} {'0':>12} {'0':>12} {'0':>12} ",
-        f"Node 2, zone   Normal {'2':>12} {'0':>12} {'1':>12} {'0':>12} {'0':>12} {'0':>12} ",
+        f"Node 0, zone   Normal {'0':>12} {'0':>12} {'1':>12} {'1':>12} {'0':>12} {'0':>12} ",
+        f"Node 0, zone  Movable {'0':>12} {'0':>12} {'1':>12} {'1':>12} {'0':>12} {'0':>12} ",
+        f"Node 2, zone   Normal {'2':>12} {'0':>12} {'2':>12} {'1':>12} {'0':>12} {'0':>12} ",
     ]
     assert [line for line in lines if line.startswith("Node") and ", type" not in line] == by_zone
     free = 0
@@ -199,11 +230,11 @@ def test_without_free_memory_all_of_it_is_unusable():
     page_alloc.__free_pages(held, 10)
 
 
-def take_block(kernel, order):
+def take_block(kernel, order, gfp=GFP_KERNEL):
     """A block, whatever the watermarks say."""
     task = sched.task
     task.flags |= PF_MEMALLOC
-    page = page_alloc.alloc_pages_node(kernel, 0, GFP_KERNEL, order)
+    page = page_alloc.alloc_pages_node(kernel, 0, gfp, order)
     task.flags &= ~PF_MEMALLOC
     return page
 

@@ -97,6 +97,7 @@ class Zone:
         "name",
         "nid",
         "nr_isolate_pageblock",
+        "nr_migrate_reserve_block",
         "offline",
         "pageblock_skip",
         "pageblock_type",
@@ -138,6 +139,7 @@ class Zone:
         self.free_area = [FreeArea() for _ in range(MAX_ORDER)]
         self.pageblock_type: dict[int, int] = {}  # pageblock number; MOVABLE if absent
         self.nr_isolate_pageblock = 0  # how many are MIGRATE_ISOLATE
+        self.nr_migrate_reserve_block = 0  # how many were made MIGRATE_RESERVE
         self.offline: list[tuple[int, int]] = []  # ranges out of use: (first pfn, last pfn + 1)
         # Largest blocks nobody has asked for yet, as (first pfn, last pfn + 1): they are
         # free and counted, but have no Page. The allocator turns one into a real block

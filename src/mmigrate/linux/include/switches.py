@@ -41,6 +41,7 @@ DESTINATION_FREEING_CALLBACK: Final = "68711a746345"
 # Later than v3.19: what users of the system calls notice.  Where the id is not known for sure
 # there is a name with hyphens.
 MIGRATE_TO_THAT_NODE_ONLY: Final = "b360edb43f8e"
+NO_RESERVE: Final = "974a786e63c9"
 MPROTECT_POPULATES_LOCKED: Final = "36f881883c57"
 ZERO_PAGE_IS_FAULT: Final = "d899844e9c98"
 RETRIES_COUNT_AS_FAILED: Final = "f2f81fb2b72b"
@@ -122,6 +123,7 @@ SWITCHES: Final[dict[str, Switch]] = {
     RETRIES_COUNT_AS_FAILED: Switch(
         "mm, migrate: count pages failing all retries in vmstat and tracepoint", "v4.4"
     ),
+    NO_RESERVE: Switch("mm, page_alloc: remove MIGRATE_RESERVE", "v4.4"),
     NO_MEMORY_COUNTS_AS_FAILED: Switch("mm, migrate: increment fail count on ENOMEM", "v4.7"),
     LOCAL_WITHOUT_FLAGS: Switch(
         "mm/mempolicy.c: forbid static or relative flags for local NUMA mode", "v4.10"

@@ -287,7 +287,7 @@ def _try_to_steal(
     if current_order >= PAGEBLOCK_ORDER // 2 or start_type == MIGRATE_RECLAIMABLE:
         if move_freepages_block(zone, page.pfn, start_type) >= 1 << (PAGEBLOCK_ORDER - 1):
             set_pageblock_migratetype(zone, page.pfn, start_type)
-        return start_type
+            return start_type
     return fallback
 
 
@@ -328,7 +328,9 @@ def __rmqueue(zone: Zone, order: int, migratetype: int) -> Page | None:
         largest = zone.free_area[MAX_ORDER - 1].free_list[MIGRATE_MOVABLE]
         if largest.next is largest:
             _realise(zone)
-    return page or __rmqueue_fallback(zone, order, migratetype)
+    page = page or __rmqueue_fallback(zone, order, migratetype)
+    # Rather than to fail, take what is kept for others.
+    return page or __rmqueue_smallest(zone, order, MIGRATE_RESERVE)
 
 
 @hot

@@ -2,7 +2,7 @@
 build_all_zonelists, init_per_zone_wmark_min).
 
 Differs: no ZONE_DMA and ZONE_DMA32 (a node is one ZONE_NORMAL, with ZONE_MOVABLE behind it
-if asked for), no MIGRATE_RESERVE pageblocks, and frames in use by the kernel itself.
+if asked for), and no frames in use by the kernel itself.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from mmigrate.linux.include.mmzone import (
     Zone,
 )
 from mmigrate.linux.include.pgtable import PAGE_SHIFT
+from mmigrate.linux.include.switches import NO_RESERVE
 from mmigrate.linux.include.vmstat import NR_FREE_PAGES
 from mmigrate.linux.kernel.spinlock import SpinLock
-from mmigrate.linux.mm import page_alloc
+from mmigrate.linux.mm import page_alloc, page_reserve
 
 FIRST_PFN: Final = 1024  # frame 0 is nobody's
 LARGEST: Final = 1 << (MAX_ORDER - 1)
@@ -141,6 +142,8 @@ def init_per_zone_wmark_min(kernel: Kernel) -> None:
             if upper.zone_idx > zone.zone_idx:
                 for idx in range(upper.zone_idx, MAX_NR_ZONES):
                     zone.lowmem_reserve[idx] += upper.managed_pages // LOWMEM_RESERVE_RATIO
+        if not kernel.has(NO_RESERVE):
+            page_reserve.setup_zone_migrate_reserve(zone)
 
 
 def build_all_zonelists(kernel: Kernel) -> None:
