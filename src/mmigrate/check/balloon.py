@@ -39,7 +39,7 @@ def balloon(view: View) -> Iterator[Violation]:
             yield Violation("balloon", repr(page), "in the balloon, without its mark")
         if page._count != 1:
             yield Violation("balloon", repr(page), f"_count {page._count} in the balloon")
-    for page in view.pages():
+    for page in view.pages:
         if page._mapcount == PAGE_BALLOON_MAPCOUNT_VALUE and page.pfn not in listed:
             yield Violation("balloon", repr(page), "marked, and not in the balloon")
     if sorted(device.host.given) != sorted(listed):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterator
 
 from mmigrate.check.view import View
@@ -22,76 +22,63 @@ from mmigrate.linux.include.vmstat import NR_FREE_PAGES
 _OUT_OF_USE = PG_hwpoison | PG_reserved  # the oracle "out of use" has them
 
 
-class FreeFrames:
-    """The free memory of a zone: @blocks, ascending, as (first pfn, last pfn + 1), and its
-    @total without that of isolated pageblocks."""
-
-    def __init__(self, view: View, zone: Zone) -> None:
-        found = view.free_blocks(zone)
-        self.blocks = [(pfn, pfn + (1 << order)) for pfn, order, _ in found]
-        self.blocks += zone.untouched
-        self.blocks.sort()
-        self.isolated = sum(1 << order for _, order, kind in found if kind == MIGRATE_ISOLATE)
-        self.frames = sum(end - start for start, end in self.blocks)
-
-    @property
-    def total(self) -> int:
-        return self.frames - self.isolated
-
-
 def frames(view: View) -> Iterator[Violation]:
     """Free exactly once or allocated; free memory as counted."""
-    pages = view.pages()
-    pfns = [page.pfn for page in pages]
-    in_block: set[int] = set()  # of their zone
-    on_list: dict[int, int] = {}  # how often, of the single pages of a CPU
-    free = {zone: FreeFrames(view, zone) for zone in view.zones}
-    for zone, found in free.items():
-        last = 0
-        for start, end in found.blocks:
+    free, pooled = view.free, view.pooled
+    there: dict[Zone, int] = {}  # frames in free blocks, and pages outside of them
+    times = 0  # that a page is free
+    for zone in view.zones:
+        blocks = [(pfn, pfn + (1 << order)) for pfn, order, _ in view.free_blocks[zone]]
+        blocks += zone.untouched
+        blocks.sort()
+        last = total = 0
+        for start, end in blocks:
             if start < last:
                 yield Violation("frames", f"pfn {start}", "in two free blocks, expected in one")
             last = end
-            first = bisect_left(pfns, start)
-            for page in pages[first : bisect_left(pfns, end, first)]:
-                if page.zone is zone:
-                    in_block.add(page.pfn)
-        if found.total != zone.vm_stat[NR_FREE_PAGES]:
+            total += end - start
+        in_block, on_list = view.in_blocks[zone], view.on_lists[zone]
+        there[zone] = total + len(in_block.union(on_list)) - len(in_block)
+        times += len(in_block) + len(on_list)
+        for _, order, kind in view.free_blocks[zone]:
+            if kind == MIGRATE_ISOLATE:
+                total -= 1 << order
+        if total != zone.vm_stat[NR_FREE_PAGES]:
             yield Violation(
                 "frames",
                 repr(zone),
-                f"nr_free_pages {zone.vm_stat[NR_FREE_PAGES]}, found {found.total}",
+                f"nr_free_pages {zone.vm_stat[NR_FREE_PAGES]}, found {total}",
             )
-        for pcp in zone.pageset:
-            for head in pcp.lists:
-                page = head.next
-                while page is not head:
-                    if page.zone is zone:
-                        pfn = page.pfn
-                        on_list[pfn] = on_list.get(pfn, 0) + 1
-                    page = page.next
-    outside = dict.fromkeys(free, 0)
-    pooled = view.pooled
-    for pfn, page in zip(pfns, pages, strict=True):
-        block = pfn in in_block
-        if not block and not page.flags & PG_reserved:
-            outside[page.zone] += 1
-        times = block + on_list.get(pfn, 0)
-        if times == 1:
-            if page._count:
-                yield Violation(
-                    "frames", repr(page), f"free, with _count {page._count}, expected 0"
-                )
-            elif pfn in pooled:
-                yield Violation("frames", repr(page), "free, and in a pool of hugetlb")
-        elif times:
-            yield Violation("frames", repr(page), f"free {times} times, expected once")
-        elif not (page._count or _head_count(page) or pfn in pooled or page.flags & _OUT_OF_USE):
-            yield Violation("frames", repr(page), "lost: neither free nor referenced")
-    for zone, found in free.items():
-        there = outside[zone] + found.frames
-        if there != zone.present_pages:
-            yield Violation("frames", repr(zone), f"has {zone.present_pages} frames, found {there}")
+    for page in view.flagged:
+        if page.flags & PG_reserved and page in free and page not in view.in_blocks[page.zone]:
+            there[page.zone] -= 1
+    # what is free once, is not odd, and in no pool, is in order
+    often: Counter[Page] = Counter()
+    pages = view.odd
+    if times != len(free) or pooled:
+        pages = view.pages
+        for zone in view.zones:
+            often.update(view.in_blocks[zone])
+            often.update(view.on_lists[zone])
+    for page in pages:
+        if page not in free:
+            if not page.flags & PG_reserved:
+                there[page.zone] += 1
+            if not (
+                page._count or _head_count(page) or page.pfn in pooled or page.flags & _OUT_OF_USE
+            ):
+                yield Violation("frames", repr(page), "lost: neither free nor referenced")
+        elif often[page] > 1:
+            yield Violation("frames", repr(page), f"free {often[page]} times, expected once")
+        elif page._count:
+            yield Violation("frames", repr(page), f"free, with _count {page._count}, expected 0")
+        elif page.pfn in pooled:
+            yield Violation("frames", repr(page), "free, and in a pool of hugetlb")
+    for zone, frames_found in there.items():
+        if frames_found != zone.present_pages:
+            yield Violation(
+                "frames", repr(zone), f"has {zone.present_pages} frames, found {frames_found}"
+            )
 
 
 def _head_count(page: Page) -> int:
@@ -102,11 +89,9 @@ def _head_count(page: Page) -> int:
 
 def free_pages(view: View) -> Iterator[Violation]:
     """No stray flag, mapping or contents on a free page."""
-    for page in view.pages():
-        if page._count or not (page.flags or page.mapping is not None or page.data is not None):
-            continue
-        if page.flags & PG_hwpoison:
-            continue  # whoever let go of it last has dropped it as it was
+    for page in view.odd:
+        if page._count or page.flags & PG_hwpoison:
+            continue  # bad memory: whoever let go of it last has dropped it as it was
         if not _head_count(page) and page.pfn not in view.pooled:
             stray = page.flags & PAGE_FLAGS_CHECK_AT_FREE & ~_OUT_OF_USE
             if stray:

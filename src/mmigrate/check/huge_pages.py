@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 
 from mmigrate.check.view import View
@@ -25,10 +24,10 @@ _OF_COMPOUND = PG_compound_lock | PG_head | PG_tail
 def compound_pages(view: View) -> Iterator[Violation]:
     """Every tail belongs to a head before it, and carries nothing but its pins; a page that is
     neither has no head."""
-    if not any(page.flags & _OF_COMPOUND for page in view.flagged()):
+    if not [page for page in view.flagged if page.flags & _OF_COMPOUND]:
         return
     heads: dict[int, Page] = {}
-    for page in view.pages():
+    for page in view.pages:
         flags = page.flags
         if not flags & _OF_COMPOUND and page.pfn not in heads:
             continue
@@ -63,11 +62,12 @@ def _wrong(page: Page, what: str) -> Violation:
 def huge_pages(view: View) -> Iterator[Violation]:
     """A huge pmd lies in an area that takes it whole, leads to a head, and has a table of ptes
     in reserve; the huge page of zeroes is referenced by each pmd that maps it."""
-    reserved: Counter[int] = Counter()
+    reserved: dict[int, int] = {}
     zeroes = 0
     for mm, address, pmd in view.huge:
         where = f"{mm!r} at {address:#x}"
-        reserved[_table_of(view, mm, address)] += 1
+        number = _table_of(view, mm, address)
+        reserved[number] = reserved.get(number, 0) + 1
         if pte_pfn(pmd) == view.huge_zero_pfn:
             zeroes += 1
         page = view.kernel.page_of(pte_pfn(pmd))
@@ -80,11 +80,12 @@ def huge_pages(view: View) -> Iterator[Violation]:
             yield Violation("huge pages", where, "a huge pmd that is not within one area")
     for _, table, _ in view.pmds:
         kept = len(table.pmd_huge_pte)
-        if kept != reserved[table.number]:
+        found = reserved.get(table.number, 0)
+        if kept != found:
             yield Violation(
                 "huge pages",
                 repr(table),
-                f"{kept} tables of ptes in reserve, found {reserved[table.number]} huge pmds",
+                f"{kept} tables of ptes in reserve, found {found} huge pmds",
             )
         for reserve in table.pmd_huge_pte:
             if any(reserve.entries):
@@ -99,7 +100,7 @@ def huge_pages(view: View) -> Iterator[Violation]:
         )
     if thp.huge_zero_page is not None:
         pfn = thp.huge_zero_page.pfn
-        pins = sum(view.pins[part] for part in range(pfn, pfn + (PMD_SIZE >> PAGE_SHIFT)))
+        pins = sum(view.pins.get(part, 0) for part in range(pfn, pfn + (PMD_SIZE >> PAGE_SHIFT)))
         if thp.huge_zero_page._count != 1 + pins:
             yield Violation(
                 "huge pages",

@@ -19,7 +19,7 @@ def pools(view: View) -> Iterator[Violation]:
     """Numbers of pages, in all and free, by node; free ones have no user, and are on the list of
     their node; only pages in use are on the active list."""
     heads: dict[int, list[Page]] = {}
-    for page in view.flagged():
+    for page in view.flagged:
         if page.flags & PG_hugetlb:
             heads.setdefault(compound_order(page), []).append(page)
     for h in view.kernel.hugetlb.hstates:
@@ -56,7 +56,7 @@ def _never_used(h: Hstate) -> bool:
         or any(h.nr_huge_pages_node)
         or any(h.free_huge_pages_node)
         or any(h.surplus_huge_pages_node)
-        or any(pool.next is not pool for pool in h.hugepage_freelists)
+        or [pool for pool in h.hugepage_freelists if pool.next is not pool]
         or h.hugepage_activelist.next is not h.hugepage_activelist
     )
 
@@ -88,15 +88,15 @@ def _wrong(page: Page, what: str) -> Violation:
 def reservations(view: View) -> Iterator[Violation]:
     """What is promised is what files and private areas have reserved and not taken, and the pool
     has it."""
-    promised: Counter[Hstate] = Counter()
+    promised = dict.fromkeys(view.kernel.hugetlb.hstates, 0)
     for inode, pages in _promises(view):
         promised[inode.fs.hstate] += pages
-    for h in view.kernel.hugetlb.hstates:
-        if h.resv_huge_pages != promised[h]:
+    for h, found in promised.items():
+        if h.resv_huge_pages != found:
             yield Violation(
                 "hugetlb reservations",
                 repr(h),
-                f"resv_huge_pages {h.resv_huge_pages}, found {promised[h]}",
+                f"resv_huge_pages {h.resv_huge_pages}, found {found}",
             )
         if h.resv_huge_pages > h.free_huge_pages:
             yield Violation(
@@ -116,7 +116,7 @@ def limits(view: View) -> Iterator[Violation]:
     for inode, pages in _promises(view):
         if inode.fs.spool is not None:
             found[inode.fs.spool] += pages
-    for page in view.flagged():
+    for page in view.flagged:
         if page.flags & PG_hugetlb and type(page.private) is Subpool:
             found[page.private] += 1
     for number, spool in enumerate(spools):

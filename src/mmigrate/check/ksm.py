@@ -35,22 +35,23 @@ def ksm(view: View) -> Iterator[Violation]:
             yield _wrong(repr(item), f"claims {item.head!r}, which does not list it")
         if item.anon_vma is None:
             yield _wrong(repr(item), "merged, without a reference on an anon_vma")
-    for page in view.used():
+    for page in view.used:
         if isinstance(page.mapping, StableNode):
             yield from _page(page, page.mapping, nodes)
+    shared = sharing = unshared = scanned = 0
+    for node in nodes.values():
+        if node.hlist:
+            shared += 1
+            sharing += len(node.hlist) - 1
+    for slot in state.mm_list:
+        scanned += len(slot.rmap_list)
+        for item in slot.rmap_list:
+            unshared += item.unstable
     for name, counted, found in (
-        ("pages_shared", state.pages_shared, sum(1 for node in nodes.values() if node.hlist)),
-        (
-            "pages_sharing",
-            state.pages_sharing,
-            sum(max(0, len(node.hlist) - 1) for node in nodes.values()),
-        ),
-        (
-            "pages_unshared",
-            state.pages_unshared,
-            sum(item.unstable for slot in state.mm_list for item in slot.rmap_list),
-        ),
-        ("rmap_items", state.rmap_items, sum(len(slot.rmap_list) for slot in state.mm_list)),
+        ("pages_shared", state.pages_shared, shared),
+        ("pages_sharing", state.pages_sharing, sharing),
+        ("pages_unshared", state.pages_unshared, unshared),
+        ("rmap_items", state.rmap_items, scanned),
     ):
         if counted != found:
             yield _wrong("counters", f"{name} {counted}, found {found}")

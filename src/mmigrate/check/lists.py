@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from mmigrate.check.view import View
 from mmigrate.errors import Violation
 from mmigrate.linux.include.mm_types import Page
-from mmigrate.linux.include.mmzone import Zone
 from mmigrate.linux.include.page_flags import (
     PG_active,
     PG_head,
@@ -21,7 +20,6 @@ from mmigrate.linux.include.vmstat import (
     NR_ISOLATED_ANON,
     NR_ISOLATED_FILE,
     NR_LRU_BASE,
-    NR_LRU_LISTS,
     ZONE_STAT_NAMES,
 )
 
@@ -29,21 +27,31 @@ from mmigrate.linux.include.vmstat import (
 def lru(view: View) -> Iterator[Violation]:
     """Each page with PG_lru is once on the list its flags say."""
     on_list: set[int] = set()
+    memcg = view.kernel.memcg
     for zone in view.zones:
-        for number in range(NR_LRU_LISTS):
+        for number, head in enumerate(zone.lruvec.lists):
+            heads = [head] if head.next is not head else []
+            if memcg is not None:
+                heads = [group.lruvecs[zone].lists[number] for group in memcg.groups.values()]
             count = 0
-            for page in _pages_of(view, zone, number):
-                count += HPAGE_PMD_NR if page.flags & PG_head else 1
-                if page.pfn in on_list:
+            for head in heads:
+                page = head.next
+                while page is not head and page.pfn not in on_list:
+                    on_list.add(page.pfn)
+                    count += HPAGE_PMD_NR if page.flags & PG_head else 1
+                    if not page.flags & PG_lru:
+                        yield Violation("lru", repr(page), "on a list without PG_lru")
+                    if page.zone is not zone or list_of(page) != number:
+                        yield Violation(
+                            "lru",
+                            repr(page),
+                            f"on list {number} of {zone!r}, expected {list_of(page)}",
+                        )
+                    page = page.next
+                if page is not head:
+                    count += HPAGE_PMD_NR if page.flags & PG_head else 1
                     yield Violation("lru", repr(page), "on two lists, expected on one")
                     break
-                on_list.add(page.pfn)
-                if not page.flags & PG_lru:
-                    yield Violation("lru", repr(page), "on a list without PG_lru")
-                if page.zone is not zone or list_of(page) != number:
-                    yield Violation(
-                        "lru", repr(page), f"on list {number} of {zone!r}, expected {list_of(page)}"
-                    )
             item = NR_LRU_BASE + number
             if zone.vm_stat[item] != count:
                 yield Violation(
@@ -51,18 +59,9 @@ def lru(view: View) -> Iterator[Violation]:
                     repr(zone),
                     f"{ZONE_STAT_NAMES[item]} {zone.vm_stat[item]}, found {count}",
                 )
-    for page in view.flagged():
+    for page in view.flagged:
         if page.flags & PG_lru and page.pfn not in on_list:
             yield Violation("lru", repr(page), "PG_lru, and on no list")
-
-
-def _pages_of(view: View, zone: Zone, number: int) -> Iterator[Page]:
-    """The pages of one list of a zone, of all memory cgroups."""
-    lruvecs = [zone.lruvec]
-    if view.kernel.memcg is not None:
-        lruvecs = [group.lruvecs[zone] for group in view.kernel.memcg.groups.values()]
-    for lruvec in lruvecs:
-        yield from lruvec.lists[number]
 
 
 def list_of(page: Page) -> int:

@@ -25,7 +25,7 @@ def _size(page: Page) -> int:
 
 def _charged(view: View) -> Iterator[tuple[Page, MemCgroup]]:
     """Pages in use that somebody pays for."""
-    for page in view.pages():
+    for page in view.pages:
         if page.mem_cgroup is None or not page._count:
             continue
         if view.kernel.memcg.rewritten or memcontrol_v316.is_used(page):
@@ -78,7 +78,7 @@ def owners(view: View) -> Iterator[Violation]:
     groups = _groups(view)
     if groups is None:
         return
-    for page in view.pages():
+    for page in view.pages:
         memcg = page.mem_cgroup
         if memcg is None:
             continue

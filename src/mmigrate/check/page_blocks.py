@@ -7,12 +7,16 @@ from collections.abc import Iterator
 
 from mmigrate.check.view import View
 from mmigrate.errors import Violation
-from mmigrate.linux.include.gfp import MIGRATE_CMA, MIGRATE_ISOLATE, MIGRATETYPE_NAMES
+from mmigrate.linux.include.gfp import (
+    MIGRATE_CMA,
+    MIGRATE_ISOLATE,
+    MIGRATE_MOVABLE,
+    MIGRATETYPE_NAMES,
+)
 from mmigrate.linux.include.mmzone import PAGEBLOCK_ORDER, SECTION_SHIFT, SECTION_SIZE
 from mmigrate.linux.include.page_flags import PG_hugetlb, PG_hwpoison, PG_reserved
 from mmigrate.linux.include.vmstat import NR_FREE_CMA_PAGES
 from mmigrate.linux.mm import page_reserve
-from mmigrate.linux.mm.page_alloc import get_pageblock_migratetype
 
 APART = (MIGRATE_CMA, MIGRATE_ISOLATE)
 
@@ -22,7 +26,8 @@ def page_blocks(view: View) -> Iterator[Violation]:
     CMA's, and counted; a free block knows on which list it is.  Reserved pageblocks may get
     lost in v3.19, but do not become more."""
     for zone in view.zones:
-        isolated = [n for n, kind in zone.pageblock_type.items() if kind == MIGRATE_ISOLATE]
+        types = zone.pageblock_type
+        isolated = [n for n, kind in types.items() if kind == MIGRATE_ISOLATE]
         for number in sorted(isolated):
             yield Violation(
                 "page blocks", f"pageblock at pfn {number << PAGEBLOCK_ORDER}", "still isolated"
@@ -42,7 +47,7 @@ def page_blocks(view: View) -> Iterator[Violation]:
             )
         mem_map = view.kernel.mem_map
         of_cma = 0
-        for pfn, order, kind in view.free_blocks(zone):
+        for pfn, order, kind in view.free_blocks[zone]:
             page = mem_map[pfn >> SECTION_SHIFT][pfn & (SECTION_SIZE - 1)]
             if page is not None and page.index != kind:
                 yield Violation(
@@ -50,7 +55,7 @@ def page_blocks(view: View) -> Iterator[Violation]:
                     f"free block at pfn {pfn}",
                     f"on a list of {MIGRATETYPE_NAMES[kind]}, says {page.index}",
                 )
-            block = get_pageblock_migratetype(zone, pfn)
+            block = types.get(pfn >> PAGEBLOCK_ORDER, MIGRATE_MOVABLE)
             if kind == MIGRATE_CMA:
                 of_cma += 1 << order
             if kind != block and (kind in APART or block in APART):
@@ -72,7 +77,7 @@ def out_of_use(view: View) -> Iterator[Violation]:
     """Nobody has a page whose memory is bad or has been taken away; as many are bad as are
     counted."""
     bad = 0
-    for page in view.flagged():
+    for page in view.flagged:
         bad += bool(page.flags & PG_hwpoison)
         if page.flags & PG_hugetlb and page._count == 1 and page.mapping is None:
             continue  # taken out of its pool for good, with that reference

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from itertools import chain
 
 from mmigrate.check.view import View
 from mmigrate.errors import Violation
@@ -27,10 +26,10 @@ def migration_entries(view: View) -> Iterator[Violation]:
 def protection(view: View) -> Iterator[Violation]:
     """Every pte is in an area, and none is writable beyond it."""
     for mm, ptes in view.ptes:
-        huge = (
-            (address, pmd) for owner, address, pmd in (*view.huge, *view.hugetlb) if owner is mm
-        )
-        for address, pte in chain(ptes, huge):
+        if view.huge or view.hugetlb:
+            huge = [(at, pmd) for owner, at, pmd in (*view.huge, *view.hugetlb) if owner is mm]
+            ptes = ptes + huge
+        for address, pte in ptes:
             vma = area_at(mm, address)
             if vma is None:
                 yield Violation("protection", f"{mm!r} at {address:#x}", "a pte outside any area")

@@ -34,7 +34,7 @@ def locks(view: View) -> Iterator[Violation]:
             yield Violation("locks", task.name, f"preempt_count {task.preempt_count}, expected 0")
         if task.rcu_nesting:
             yield Violation("locks", task.name, f"rcu nesting {task.rcu_nesting}, expected 0")
-    if not block.busy(view.kernel):
-        for page in view.flagged():
-            if page.flags & PG_locked:
-                yield Violation("locks", repr(page), "locked, and nobody is left to unlock it")
+    locked = [page for page in view.flagged if page.flags & PG_locked]
+    if locked and not block.busy(view.kernel):
+        for page in locked:
+            yield Violation("locks", repr(page), "locked, and nobody is left to unlock it")

@@ -16,44 +16,57 @@ from mmigrate.linux.include.page_flags import (
 )
 from mmigrate.linux.mm.page_alloc import compound_order
 
+BY = (
+    "ptes",
+    "cache",
+    "private",
+    "balloon",
+    "vectors",
+    "contiguous",
+    "nobody, for it is bad",
+    "pins",
+)
 _BAD_HUGE = PG_hwpoison | PG_hugetlb  # taken out of its pool with a reference
 
 
 def references(view: View) -> Iterator[Violation]:
     """_count: ptes, tree slots, private data, per-CPU vectors, pins."""
     ballooned = balloon_pfns(view)
-    for page in view.used():  # the oracle "frames" has the others
+    mapped, slots, vectors = view.mapped, view.slots, view.vectors
+    for page in view.used:  # the oracle "frames" has the others
         pfn = page.pfn
         if pfn == view.huge_zero_pfn:
             continue  # the oracle "huge pages" has it
-        counted_elsewhere = pfn in ballooned or page.flags & PG_hugetlb
-        named = {
-            "ptes": len(view.mapped.get(pfn, ())),
-            "cache": len(view.slots.get(pfn, ())),
-            "private": 1 if page.flags & PAGE_FLAGS_PRIVATE and not counted_elsewhere else 0,
-            "balloon": 1 if pfn in ballooned else 0,
-            "vectors": view.vectors[pfn],
-            "contiguous": 1 if pfn in view.contiguous else 0,
-            "nobody, for it is bad": page.flags & _BAD_HUGE == _BAD_HUGE,
-            "pins": sum(view.pins[part] for part in range(pfn, pfn + size_of(page))),
-        }
-        if page._count != sum(named.values()):
-            words = ", ".join(f"{count} {name}" for name, count in named.items() if count)
+        flags = page.flags
+        counted_elsewhere = pfn in ballooned or flags & PG_hugetlb
+        named = (
+            len(mapped.get(pfn, ())),
+            len(slots.get(pfn, ())),
+            1 if flags & PAGE_FLAGS_PRIVATE and not counted_elsewhere else 0,
+            1 if pfn in ballooned else 0,
+            vectors.get(pfn, 0),
+            1 if pfn in view.contiguous else 0,
+            1 if flags & _BAD_HUGE == _BAD_HUGE else 0,
+            _pins(view, page) if view.pins else 0,
+        )
+        if page._count != sum(named):
+            words = ", ".join(f"{count} {by}" for by, count in zip(BY, named, strict=True) if count)
             yield Violation(
                 "references",
                 repr(page),
-                f"_count {page._count}, named {sum(named.values())} ({words or 'nobody'})",
+                f"_count {page._count}, named {sum(named)} ({words or 'nobody'})",
             )
 
 
-def size_of(page: Page) -> int:
-    """How many frames the page begins: its own, or those of a compound page."""
-    return 1 << compound_order(page)
+def _pins(view: View, page: Page) -> int:
+    """Those of all frames that the page begins: its own, or those of a compound page."""
+    end = page.pfn + (1 << compound_order(page))
+    return sum([view.pins.get(pfn, 0) for pfn in range(page.pfn, end)])
 
 
 def mapcounts(view: View) -> Iterator[Violation]:
     """_mapcount: the ptes that map the page."""
-    for page in view.used():
+    for page in view.used:
         if page._mapcount != PAGE_BALLOON_MAPCOUNT_VALUE:
             ptes = len(view.mapped.get(page.pfn, ()))
             if page._mapcount + 1 != ptes:

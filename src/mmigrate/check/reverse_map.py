@@ -12,6 +12,7 @@ from mmigrate.linux.include.ksm import StableNode
 from mmigrate.linux.include.mm import VM_MERGEABLE, VM_NONLINEAR
 from mmigrate.linux.include.mm_types import AddressSpace, AnonVma, Page, Vma
 from mmigrate.linux.include.pgtable import PAGE_SHIFT
+from mmigrate.linux.lib.interval_tree import overlapping
 from mmigrate.linux.mm import rmap
 
 
@@ -27,7 +28,9 @@ def reverse_map(view: View) -> Iterator[Violation]:
                     f"mapped in {vma!r} at {address:#x}, which a walk from {page.mapping!r} "
                     f"at offset {page.index} does not visit",
                 )
-    living = {id(vma) for mm in view.kernel.mms for vma in mm.mmap}
+    living: set[int] = set()
+    for mm in view.kernel.mms:
+        living.update(map(id, mm.mmap))
     for anon_vma in view.kernel.anon_vmas.values():
         for chain in anon_vma.rb_root:
             if id(chain.vma) not in living:
@@ -38,7 +41,8 @@ def reverse_map(view: View) -> Iterator[Violation]:
                 yield Violation("reverse map", repr(mapping), f"still has {vma!r}")
     for mm in view.kernel.mms:
         for vma in mm.mmap:
-            yield from _linked(vma)
+            if vma.anon_vma_chain or vma.vm_file is not None:
+                yield from _linked(vma)
 
 
 def _found(page: Page, vma: Vma, address: int) -> bool:
@@ -55,15 +59,15 @@ def _found(page: Page, vma: Vma, address: int) -> bool:
         )
     offset = rmap.page_to_pgoff(page)
     if isinstance(mapping, AnonVma):
-        areas = [chain.vma for chain in mapping.rb_root.overlapping(offset, offset)]
+        areas = [chain.vma for chain in overlapping(mapping.rb_root, offset, offset)]
     elif isinstance(mapping, AddressSpace):
         if vma.vm_flags & VM_NONLINEAR:
-            return any(vma is area for area in mapping.i_mmap_nonlinear)
-        areas = mapping.i_mmap.overlapping(offset, offset)
+            return vma in mapping.i_mmap_nonlinear
+        areas = overlapping(mapping.i_mmap, offset, offset)
     else:
         return False
     linear = vma.vm_start + ((offset - vma.vm_pgoff) << PAGE_SHIFT)
-    return linear == address and any(area is vma for area in areas)
+    return linear == address and vma in areas
 
 
 def _merged_in_child(vma: Vma, anon_vma: AnonVma) -> bool:
@@ -76,14 +80,14 @@ def _linked(vma: Vma) -> Iterator[Violation]:
     """The area is in every tree it should be in, under its present offsets."""
     first, last = vma.interval()
     for chain in vma.anon_vma_chain:
-        if chain not in chain.anon_vma.rb_root.overlapping(first, last):
+        if chain not in overlapping(chain.anon_vma.rb_root, first, last):
             yield Violation("reverse map", repr(vma), f"not in the tree of {chain.anon_vma!r}")
     if vma.vm_file is not None:
         mapping = vma.vm_file.f_mapping
         areas = (
             mapping.i_mmap_nonlinear
             if vma.vm_flags & VM_NONLINEAR
-            else mapping.i_mmap.overlapping(first, last)
+            else overlapping(mapping.i_mmap, first, last)
         )
-        if not any(area is vma for area in areas):
+        if vma not in areas:
             yield Violation("reverse map", repr(vma), f"not in the tree of {mapping!r}")

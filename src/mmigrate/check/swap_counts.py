@@ -7,18 +7,21 @@ from collections.abc import Iterator
 
 from mmigrate.check.view import View
 from mmigrate.errors import Violation
-from mmigrate.linux.include.pgtable import swp_entry
+from mmigrate.linux.include.pgtable import is_migration_entry, swp_entry
 from mmigrate.linux.mm import swapfile
 from mmigrate.linux.mm.shmem import radix_to_swp_entry
 
 
 def swap_counts(view: View) -> Iterator[Violation]:
-    named = Counter(entry for _, _, entry in view.swap_entries())
+    areas = swapfile.areas(view.kernel)
+    if not areas:
+        return
+    named = Counter([entry for _, _, entry in view.entries if not is_migration_entry(entry)])
     for inode in view.kernel.inodes:
         for item in inode.i_mapping.page_tree.slots.values():
             if isinstance(item, int):
                 named[radix_to_swp_entry(item)] += 1
-    for area in swapfile.areas(view.kernel):
+    for area in areas:
         for offset in range(1, len(area.counts)):
             entry = swp_entry(area.type, offset)
             where = f"{area!r} place {offset}"

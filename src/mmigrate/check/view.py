@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections import Counter
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
 from itertools import compress
 from typing import Final
 
 from mmigrate.linux.include.mm import VM_HUGETLB
 from mmigrate.linux.include.mm_types import AddressSpace, Mm, Page, PageTable
-from mmigrate.linux.include.mmzone import Zone
+from mmigrate.linux.include.mmzone import SECTION_SIZE, Zone
 from mmigrate.linux.include.pgtable import (
     PTRS_PER_PTE,
-    is_migration_entry,
     is_swap_pte,
     pmd_trans_huge,
     pte_pfn,
@@ -27,7 +25,15 @@ _INDICES: Final = tuple(range(PTRS_PER_PTE))
 
 
 class View:
-    """@mapped: pfn to the (mm, address, pte) that map it, for a huge page (mm, address, pmd) on
+    """@pages: every page that exists, by frame number, the zero page apart; @odd: those that
+    have anything that a page of free memory has not (references, flags, a mapping, contents), or
+    are not free; @used: those with a reference; @flagged: those with any flag.
+
+    @free_blocks: (first frame, order, migrate type) of every block on a free list of a zone;
+    @in_blocks: the pages in the free blocks of their zone, which may never have been on a list;
+    @on_lists: the pages on the lists of CPUs, as often as they are on one; @free: either.
+
+    @mapped: pfn to the (mm, address, pte) that map it, for a huge page (mm, address, pmd) on
     its head; @huge: the pmds of huge pages alone; @pmds: every table of pmds, as (mm, table,
     first address); @ptes: (address, pte) of every pte that is not none, ascending, for each
     mm; @entries: swap-like entries in page tables, as (mm, address, entry); @slots:
@@ -37,71 +43,134 @@ class View:
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self.kernel = machine.kernel
-        self._pages: list[Page] | None = None
-        self._used: list[Page] | None = None
-        self._flagged: list[Page] | None = None
-        self._free: dict[Zone, list[tuple[int, int, int]]] = {}
+        self.kernel = kernel = machine.kernel
         self.zones = [
-            zone for node in self.kernel.nodes for zone in (*node.node_zones, *node.empty_zones)
+            zone for node in kernel.nodes for zone in (*node.node_zones, *node.empty_zones)
         ]
-        self.ptes: list[tuple[Mm, list[tuple[int, int]]]] = []
-        self.mapped: dict[int, list[tuple[Mm, int, int]]] = {}
-        self.entries: list[tuple[Mm, int, int]] = []
+        self._read_pages()
+        self._read_free_memory()
+        self.mappings = [inode.i_mapping for inode in kernel.inodes]
+        self.mappings += swap_state.swapper_spaces(kernel)
         self.slots: dict[int, list[tuple[AddressSpace, int]]] = {}
-        self.mappings = [inode.i_mapping for inode in self.kernel.inodes]
-        self.mappings += swap_state.swapper_spaces(self.kernel)
-        self.huge: list[tuple[Mm, int, int]] = []
-        self.hugetlb: list[tuple[Mm, int, int]] = []
-        self.pmds: list[tuple[Mm, PageTable, int]] = []
-        huge_zero = huge_memory.state(self.kernel).huge_zero_page
-        self.huge_zero_pfn = -1 if huge_zero is None else huge_zero.pfn
-        zero = self.kernel.zero_page.pfn
-        for mm in self.kernel.mms:
-            tables = Tables(mm)
-            self.ptes.append((mm, tables.ptes))
-            for address, pte in tables.ptes:
-                if pte_present(pte):
-                    if pte_pfn(pte) != zero:
-                        self.mapped.setdefault(pte_pfn(pte), []).append((mm, address, pte))
-                elif is_swap_pte(pte):
-                    self.entries.append((mm, address, pte_to_swp_entry(pte)))
-            for table, base in tables.pmds:
-                self.pmds.append((mm, table, base))
-            for address, pmd in tables.huge:
-                if area_is_hugetlb(mm, address):
-                    self._hugetlb_entry(mm, address, pmd)
-                elif pmd_trans_huge(pmd):
-                    found = (mm, address, pmd)
-                    self.huge.append(found)
-                    if pte_pfn(pmd) != self.huge_zero_pfn:
-                        self.mapped.setdefault(pte_pfn(pmd), []).append(found)
-            for address, pud in tables.gigantic:
-                self._hugetlb_entry(mm, address, pud)
         for mapping in self.mappings:
             for index, item in mapping.page_tree.slots.items():
                 if isinstance(item, Page):
                     self.slots.setdefault(item.pfn, []).append((mapping, index))
-        self.vectors = Counter(
-            page.pfn
-            for cpu in self.kernel.cpus
-            for vector in cpu.pagevecs.values()
-            for page in vector
-        )
-        self.pooled = {
-            pfn
-            for h in self.kernel.hugetlb.hstates
-            for pool in h.hugepage_freelists
-            for page in pool
-            for pfn in range(page.pfn, page.pfn + h.pages)
-        }
-        self.pins = Counter(page.pfn for pin in machine.pins for page in pin.pages)
-        self.contiguous = {
-            pfn
-            for taken in machine.contiguous
-            if taken.held
-            for pfn in range(taken.start_pfn, taken.end_pfn)
-        }
+        self.ptes: list[tuple[Mm, list[tuple[int, int]]]] = []
+        self.mapped: dict[int, list[tuple[Mm, int, int]]] = {}
+        self.entries: list[tuple[Mm, int, int]] = []
+        self.huge: list[tuple[Mm, int, int]] = []
+        self.hugetlb: list[tuple[Mm, int, int]] = []
+        self.pmds: list[tuple[Mm, PageTable, int]] = []
+        huge_zero = huge_memory.state(kernel).huge_zero_page
+        self.huge_zero_pfn = -1 if huge_zero is None else huge_zero.pfn
+        for mm in kernel.mms:
+            self._read_tables(mm)
+        self.vectors: dict[int, int] = {}
+        for cpu in kernel.cpus:
+            for vector in cpu.pagevecs.values():
+                for page in vector:
+                    self.vectors[page.pfn] = self.vectors.get(page.pfn, 0) + 1
+        self.pins: dict[int, int] = {}
+        for pin in machine.pins:
+            for page in pin.pages:
+                self.pins[page.pfn] = self.pins.get(page.pfn, 0) + 1
+        self.pooled: set[int] = set()
+        for h in kernel.hugetlb.hstates:
+            for pool in h.hugepage_freelists:
+                page = pool.next
+                while page is not pool:
+                    self.pooled.update(range(page.pfn, page.pfn + h.pages))
+                    page = page.next
+        self.contiguous: set[int] = set()
+        for taken in machine.contiguous:
+            if taken.held:
+                self.contiguous.update(range(taken.start_pfn, taken.end_pfn))
+
+    def _read_pages(self) -> None:
+        sections = self.kernel.mem_map
+        pages: list[Page] = []
+        for number in sorted(sections):
+            section = sections[number]
+            first = section[0]
+            # often that of a large free block is the only one  (explore_kernel_per_s)
+            if first and section[1] is None and section.count(None) == SECTION_SIZE - 1:
+                pages.append(first)
+            else:
+                pages += filter(None, section)
+        self._pfns = [page.pfn for page in pages]
+        zero = self.kernel.zero_page
+        place = bisect_left(self._pfns, zero.pfn)
+        if pages[place] is zero:
+            del pages[place], self._pfns[place]
+        self.pages = pages
+
+    def _read_free_memory(self) -> None:
+        pages, pfns = self.pages, self._pfns
+        self.free_blocks: dict[Zone, list[tuple[int, int, int]]] = {}
+        self.in_blocks: dict[Zone, set[Page]] = {}
+        self.on_lists: dict[Zone, list[Page]] = {}
+        free: set[Page] = set()
+        for zone in self.zones:
+            blocks = self.free_blocks[zone] = page_alloc.free_blocks(zone)
+            ranges = [(pfn, pfn + (1 << order)) for pfn, order, _ in blocks]
+            ranges += zone.untouched
+            inside: list[Page] = []
+            for start, end in ranges:
+                first = bisect_left(pfns, start)
+                inside += pages[first : bisect_left(pfns, end, first)]
+            listed: list[Page] = []
+            for pcp in zone.pageset:
+                for head in pcp.lists:
+                    page = head.next
+                    while page is not head:
+                        if page.zone is zone:
+                            listed.append(page)
+                        page = page.next
+            self.in_blocks[zone] = {page for page in inside if page.zone is zone}
+            self.on_lists[zone] = listed
+            free.update(self.in_blocks[zone], listed)
+        self.free = free
+        self.odd = [
+            page
+            for page in pages
+            if page._count
+            or page.flags
+            or page.mapping is not None
+            or page.data is not None
+            or page not in free
+        ]
+        self.used = [page for page in self.odd if page._count]
+        self.flagged = [page for page in self.odd if page.flags]
+
+    def _read_tables(self, mm: Mm) -> None:
+        tables = Tables(mm)
+        self.ptes.append((mm, tables.ptes))
+        zero = self.kernel.zero_page.pfn
+        mapped = self.mapped
+        for address, pte in tables.ptes:
+            if pte_present(pte):
+                pfn = pte_pfn(pte)
+                if pfn == zero:
+                    continue
+                if pfn in mapped:
+                    mapped[pfn].append((mm, address, pte))
+                else:
+                    mapped[pfn] = [(mm, address, pte)]
+            elif is_swap_pte(pte):
+                self.entries.append((mm, address, pte_to_swp_entry(pte)))
+        for table, base in tables.pmds:
+            self.pmds.append((mm, table, base))
+        for address, pmd in tables.huge:
+            if area_is_hugetlb(mm, address):
+                self._hugetlb_entry(mm, address, pmd)
+            elif pmd_trans_huge(pmd):
+                found = (mm, address, pmd)
+                self.huge.append(found)
+                if pte_pfn(pmd) != self.huge_zero_pfn:
+                    mapped.setdefault(pte_pfn(pmd), []).append(found)
+        for address, pud in tables.gigantic:
+            self._hugetlb_entry(mm, address, pud)
 
     def _hugetlb_entry(self, mm: Mm, address: int, entry: int) -> None:
         if pte_present(entry):
@@ -109,41 +178,6 @@ class View:
             self.mapped.setdefault(pte_pfn(entry), []).append((mm, address, entry))
         else:
             self.entries.append((mm, address, pte_to_swp_entry(entry)))
-
-    def pages(self) -> list[Page]:
-        """Every page that exists, by frame number; the zero page apart."""
-        if self._pages is None:
-            zero, sections = self.kernel.zero_page, self.kernel.mem_map
-            pages: list[Page] = []
-            self._pages = pages
-            for section in sorted(sections):
-                pages += filter(None, sections[section])
-            if zero in pages:
-                pages.remove(zero)
-        return self._pages
-
-    def used(self) -> list[Page]:
-        """Those with a reference."""
-        if self._used is None:
-            self._used = [page for page in self.pages() if page._count]
-        return self._used
-
-    def flagged(self) -> list[Page]:
-        """Those with any flag."""
-        if self._flagged is None:
-            self._flagged = [page for page in self.pages() if page.flags]
-        return self._flagged
-
-    def free_blocks(self, zone: Zone) -> list[tuple[int, int, int]]:
-        """(first frame, order, migrate type) of every block on a free list of a zone."""
-        found = self._free.get(zone)
-        if found is None:
-            found = self._free[zone] = page_alloc.free_blocks(zone)
-        return found
-
-    def swap_entries(self) -> Iterator[tuple[Mm, int, int]]:
-        """The entries that name a place in a swap area."""
-        return (found for found in self.entries if not is_migration_entry(found[2]))
 
 
 class Tables:
@@ -157,6 +191,7 @@ class Tables:
         self.gigantic: list[tuple[int, int]] = []
         self.pmds: list[tuple[PageTable, int]] = []
         self._below: tuple[list[tuple[int, int]], ...] = ([], self.ptes, self.huge, self.gigantic)
+        self._likely = mm.starts[0] if mm.starts else 0
         self._read(mm.pgd, 4, 0)
 
     def _read(self, table: PageTable, level: int, base: int) -> None:
@@ -164,7 +199,14 @@ class Tables:
         entries = table.entries
         if level == 2:
             self.pmds.append((table, base))
-        for index in compress(_INDICES, entries):
+        indices: Iterable[int]
+        likely = (self._likely >> shift) & (PTRS_PER_PTE - 1)
+        # often the one for the first area is alone, which is soon seen  (explore_kernel_per_s)
+        if entries[likely] and entries.count(None if level > 1 else 0) == PTRS_PER_PTE - 1:
+            indices = (likely,)
+        else:
+            indices = compress(_INDICES, entries)
+        for index in indices:
             entry = entries[index]
             if type(entry) is PageTable and level > 1:
                 self._read(entry, level - 1, base + (index << shift))

@@ -919,10 +919,15 @@ def drain_local_pages(zone: Zone) -> None:
 def free_blocks(zone: Zone) -> list[tuple[int, int, int]]:
     """(first frame, order, migrate type) of every block on a free list."""
     found = []
-    for order, area in enumerate(zone.free_area):
-        for migratetype, head in enumerate(area.free_list):
+    order = -1
+    for area in zone.free_area:  # by hand: every check of a machine does this
+        order += 1
+        for head in area.free_list:
             page = head.next
-            while page is not head:  # by hand: every check of a machine does this
+            if page is head:
+                continue
+            migratetype = area.free_list.index(head)
+            while page is not head:
                 found.append((page.pfn, order, migratetype))
                 page = page.next
     return found
