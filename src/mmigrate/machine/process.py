@@ -71,6 +71,7 @@ from mmigrate.linux.kernel.pgtable import find_leaf, ptep_get
 from mmigrate.linux.kernel.tlb import user_access
 from mmigrate.linux.mm import (
     filemap,
+    first_touch,
     fork,
     fremap,
     gup,
@@ -375,8 +376,15 @@ class Process:
         `lock orb $0` would."""
         start, size = range_of(where, length)
         with self.running() as task:
-            for address in range(start, start + size, PAGE_SIZE):
+            address, end = start, start + size
+            at_once = start if write else end  # from here on, many pages at once if possible
+            while address < end:
                 self._access(task, address, write, _live)
+                address += PAGE_SIZE
+                if address > at_once and end - address >= first_touch.LEAST:
+                    reached = first_touch.store_to_new_pages(task, address, end)
+                    at_once = address + 16 * PAGE_SIZE if reached == address else reached
+                    address = reached
 
     def write(self, address: int, data: bytes) -> None:
         """Store bytes, page by page."""

@@ -567,6 +567,44 @@ def cancel_charge(memcg: MemCgroup, nr_pages: int) -> None:
     css_put_many(memcg, nr_pages)
 
 
+def group_with_room(mm: Mm, nr_pages: int) -> MemCgroup | None:
+    """The group of @mm, if so many pages can be charged to it without reclaim, whatever the stocks
+    of the CPUs hold; for `charge_new_anon_pages`."""
+    if mm.kernel.memcg is None or not state(mm.kernel).rewritten:
+        return None
+    memcg = mem_cgroup_from_mm(mm)
+    above: MemCgroup | None = memcg
+    while above is not None:
+        for counter in (above.memory, above.memsw):
+            if counter.count > counter.limit - nr_pages - 2 * CHARGE_BATCH:
+                return None
+        above = above.parent
+    return memcg
+
+
+def charge_new_anon_pages(memcg: MemCgroup, pages: list[Page], gfp: int) -> None:
+    """Charge new pages, as many calls of mem_cgroup_try_charge and mem_cgroup_commit_charge would;
+    there is room for them."""
+    groups = state(memcg.kernel)
+    left = len(pages)
+    if memcg is not groups.root:
+        groups.tries += left
+        stock = groups.stocks[sched.task.cpu.number]
+        while left:
+            if stock.cached is memcg and stock.nr_pages:
+                taken = min(left, stock.nr_pages)
+                stock.nr_pages -= taken
+                left -= taken
+            elif try_charge(memcg, gfp, 1):
+                BUG(f"no room for {left} pages in {memcg!r}")
+            else:
+                left -= 1
+    for page in pages:
+        page.mem_cgroup = memcg
+    memcg.stat["rss"] += len(pages)
+    memcg.stat["pgpgin"] += len(pages)
+
+
 # --- the end of a charge ---
 
 
