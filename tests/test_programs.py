@@ -44,8 +44,8 @@ HUGETLB_FIXES = (
     "30809f559a0d",
     "cb6acd01e2e4",
 )
-# What it lacks in soft offline, which forgets a reference, and in isolation: two at once.
-OFFLINE_FIXES = ("second-look-lets-go", "2c7452a075d4")
+# What it lacks in soft offline, which forgets references, and in isolation: two at once.
+OFFLINE_FIXES = ("second-look-lets-go", "unsplit-lets-go", "2c7452a075d4")
 NODES = 3
 PAGES = 6
 

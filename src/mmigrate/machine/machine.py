@@ -124,6 +124,7 @@ class Machine(ProcFiles):
         self.kernel = boot(
             nodes, cpus=cpus, distances=distances, movable=movable, absent=absent, thp=thp
         )
+        self.kernel.kill_process = self._kill
         if numa_balancing:
             self.kernel.numa_balancing = NumaBalancing()
         if kswapd:
@@ -179,6 +180,15 @@ class Machine(ProcFiles):
         self.processes.remove(process)
         if process.task in self.kernel.tasks:
             self.kernel.tasks.remove(process.task)
+
+    def _kill(self, task: Task) -> bool:
+        """End the process of a task for want of memory, unless threads of it are under way."""
+        alive = self.kernel.scheduler.alive
+        process = next((process for process in self.processes if process.task is task), None)
+        if process is None or any(thread.mm is process.mm for thread in alive):
+            return False
+        process.exit()
+        return True
 
     def unique_name(self, name: str) -> str:
         """@name, or with a number behind it if that was taken."""

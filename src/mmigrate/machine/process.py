@@ -353,6 +353,7 @@ class Process:
             thread.cred = task.cred
             thread.mems_allowed = task.mems_allowed
             thread.cpuset = task.cpuset
+            thread.parent = self.task
             if task.mempolicy is not None:
                 thread.mempolicy = mempolicy.mpol_dup(task.mempolicy)
         return machine.add_process(Process(machine, thread, mm))

@@ -6,8 +6,11 @@ import pytest
 
 from mmigrate import Machine, MiB, explore
 from mmigrate.history.by_kernel import move_by_kernel
+from mmigrate.linux.drivers import block
 from mmigrate.linux.include.mm import MADV_HUGEPAGE
+from mmigrate.linux.include.page_flags import PG_writeback
 from mmigrate.linux.kernel.page_flags import lock_page, unlock_page
+from mmigrate.linux.kernel.page_ref import get_page
 from mmigrate.linux.mm import filemap, memcontrol, swap, vmscan
 
 PAGE = 4096
@@ -47,6 +50,31 @@ def test_nothing_is_charged_before_the_first_group():
     app.write(heap.start, b"x")
     assert page.mem_cgroup is None
     app.munmap(heap)
+    assert machine.check() == []
+
+
+def test_a_page_older_than_the_groups_is_not_charged_on_its_way_to_swap():
+    """The end of its writing would be counted where the beginning was not."""
+    machine = Machine(nodes=(MiB(16),))
+    area = machine.swapon(MiB(1))
+    block.disk(machine.kernel, area.device).hold = True
+    app = machine.process("app")
+    heap = app.mmap(pages=1)
+    app.write(heap.start, b"old")
+    machine.drain_pagevecs()
+    group = machine.cgroup("late")
+    app.join(group)
+    page = machine.page_of(app, heap.start)
+    with app.running():
+        get_page(page)
+        _, [left] = vmscan._reclaim_once([page])
+        swap.put_page(left)
+    assert machine.page_of(app, heap.start) is None and page.flags & PG_writeback
+    assert app.read(heap.start, 3) == b"old"  # it comes back before it is written
+    assert machine.page_of(app, heap.start).mem_cgroup is None
+    block.release(machine.kernel, area.device)
+    machine.finish_io()
+    assert group.stat["writeback"] == 0
     assert machine.check() == []
 
 

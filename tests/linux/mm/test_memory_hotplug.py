@@ -10,7 +10,7 @@ from mmigrate.linux.include.gfp import GFP_HIGHUSER_MOVABLE, GFP_KERNEL, MIGRATE
 from mmigrate.linux.include.mm import MADV_DONTNEED, MADV_HUGEPAGE, MADV_SOFT_OFFLINE
 from mmigrate.linux.include.page_flags import PG_hwpoison, PG_reserved
 from mmigrate.linux.include.vmstat import NR_FREE_PAGES
-from mmigrate.linux.mm import memory_hotplug, page_alloc, swap
+from mmigrate.linux.mm import huge_split, memory_hotplug, page_alloc, swap
 from mmigrate.linux.mm.memory_hotplug import (
     MEM_CANCEL_OFFLINE,
     MEM_GOING_OFFLINE,
@@ -517,6 +517,22 @@ def test_a_huge_page_of_a_size_that_cannot_move_is_put_back_twice():
     app.write(heap.start, b"huge")
     with pytest.raises(KernelBug, match="is mapped"):
         app.madvise(heap.start, MADV_SOFT_OFFLINE, PAGE)
+
+
+@pytest.mark.parametrize(("backports", "kept"), [((), 1), (("unsplit-lets-go",), 0)])
+def test_a_huge_page_that_cannot_be_split_keeps_a_reference(monkeypatch, backports, kept):
+    """A known defect of v3.19: the one that madvise came with."""
+    machine = Machine(nodes=(MiB(16),), backports=backports)
+    app = machine.process("app")
+    heap = app.mmap(MiB(4))
+    app.madvise(heap, MADV_HUGEPAGE)
+    app.touch(heap)
+    start = (heap.start + MiB(2) - 1) & -MiB(2)
+    page = app.page_at(start)
+    before = page._count
+    monkeypatch.setattr(huge_split, "split_huge_page", lambda _page: 1)
+    assert failing(app.madvise, start, MADV_SOFT_OFFLINE, PAGE) == EBUSY
+    assert page._count - before == kept
 
 
 def test_later_kernels_put_it_back_once():

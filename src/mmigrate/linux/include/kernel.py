@@ -33,6 +33,7 @@ class Kernel:
         "hugetlb",
         "inodes",
         "jiffies",
+        "kill_process",
         "ksm",
         "kswapd_started",
         "kswapd_woken",
@@ -66,6 +67,8 @@ class Kernel:
         self.absent = absent  # commits that this kernel does not have (switches.py)
         # fixed at boot
         self.free_page: Callable[[Page], None] = _not_booted  # linux/mm/swap.py
+        # end the process of a task, if that is possible now; the user-level face says how
+        self.kill_process: Callable[[Task], bool] = _nobody_dies
         self.nodes: list[PglistData] = []
         self.node_states_memory = 0  # mask of the nodes with memory
         self.node_distance: list[list[int]] = []
@@ -137,6 +140,10 @@ class Kernel:
         """A tracepoint."""
         if self.events is not None:
             self.events.append((name, fields))
+
+
+def _nobody_dies(task: Task) -> bool:
+    return False
 
 
 def _not_booted(page: Page) -> None:

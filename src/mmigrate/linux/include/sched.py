@@ -70,6 +70,7 @@ class Task:
         "il_next",
         "index",
         "kernel",
+        "memcg_oom",
         "mempolicy",
         "mems_allowed",
         "mm",
@@ -78,6 +79,7 @@ class Task:
         "nr_dirtied",
         "numa",
         "number",
+        "parent",
         "pid",
         "preempt_count",
         "rcu_nesting",
@@ -102,6 +104,8 @@ class Task:
         self.held: list[Any] = []  # locks, in the order in which they were taken
         self.nr_dirtied = 0
         self.stack: list[str] = []
+        self.memcg_oom: Any = None  # the group at its limit that let its page fault fail
+        self.parent: Task | None = None  # who forked it
         self.numa: Any = None  # its hinting faults: linux/kernel/fair.py
         # task_lock
         self.mempolicy: Mempolicy | None = None

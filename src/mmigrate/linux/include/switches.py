@@ -90,6 +90,7 @@ HUGE_UNMAP_KNOWS_ENTRIES: Final = "9fbc1f635fd0"
 HUGE_SLOT_MAY_BE_ENTRY: Final = "4e666314d286"
 ACTIVE_HUGE_PAGES: Final = "bcc54222309c"
 ISOLATE_ONCE: Final = "2c7452a075d4"
+UNSPLIT_LETS_GO: Final = "unsplit-lets-go"
 PUT_BACK_ONCE: Final = "30809f559a0d"
 SUBPOOL_COMES_ALONG: Final = "cb6acd01e2e4"
 SECOND_LOOK_LETS_GO: Final = "second-look-lets-go"
@@ -213,6 +214,7 @@ SWITCHES: Final[dict[str, Switch]] = {
         "mm/page_isolation.c: make start_isolate_page_range() fail if already isolated", "v4.17"
     ),
     SECOND_LOOK_LETS_GO: Switch("mm/hwpoison: fix page refcount of unknown non LRU page", "v4.2"),
+    UNSPLIT_LETS_GO: Switch("mm/hwpoison: fix failure to split thp w/ refcount held", "v4.3"),
     PUT_BACK_ONCE: Switch(
         "mm/migrate: fix refcount handling when !hugepage_migration_supported()", "v4.12"
     ),

@@ -426,6 +426,7 @@ def try_charge(memcg: MemCgroup, gfp: int, nr_pages: int) -> int:
         if gfp & __GFP_NOFAIL:
             return -EINTR
         full.oom_kills += 1
+        sched.task.memcg_oom = full
         return -ENOMEM
 
 
@@ -468,6 +469,10 @@ def mem_cgroup_try_charge(page: Page, mm: Mm | None, gfp: int) -> MemCgroup | in
         if READ_ONCE(page, "mem_cgroup") is not None and (
             groups.rewritten or memcontrol_v316.is_used(page)
         ):
+            return None
+        # It is on its way to swap and nobody's, so it is older than the groups, and the end of
+        # its writing must not be counted where the beginning was not.
+        if PageWriteback(page):
             return None
         entry: Any = page_private(page)
         memcg = groups.groups.get(groups.swap_cgroup.get(entry, 0))

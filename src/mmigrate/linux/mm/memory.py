@@ -114,6 +114,7 @@ from mmigrate.linux.mm import (
     mlock,
     mmap,
     mmu_notifier,
+    oom_kill,
     page_writeback,
     rmap,
     swap,
@@ -144,6 +145,7 @@ def page_fault(task: Task, addr: int, write: bool) -> str:
     mm = task.mm
     assert mm is not None
     flags = FAULT_FLAG_ALLOW_RETRY | FAULT_FLAG_USER | (FAULT_FLAG_WRITE if write else 0)
+    task.memcg_oom = None
     while True:
         down_read(mm.mmap_sem)
         vma = mmap.find_vma(mm, addr)
@@ -159,7 +161,7 @@ def page_fault(task: Task, addr: int, write: bool) -> str:
             wait_while_splitting(mm, addr)
         if fault & VM_FAULT_ERROR:
             if fault & VM_FAULT_OOM:
-                return "SIGKILL"  # Differs: the OOM killer takes the process that faulted
+                return oom_kill.pagefault_out_of_memory(task)
             return "SIGBUS" if fault & (VM_FAULT_SIGBUS | VM_FAULT_HWPOISON) else "SIGSEGV"
         return ""
 

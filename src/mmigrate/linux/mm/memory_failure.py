@@ -26,6 +26,7 @@ from mmigrate.linux.include.switches import (
     BAD_PAGE_LEAVES_ALONE,
     PUT_BACK_ONCE,
     SECOND_LOOK_LETS_GO,
+    UNSPLIT_LETS_GO,
 )
 from mmigrate.linux.include.vmstat import NR_ISOLATED_ANON
 from mmigrate.linux.kernel.page_flags import (
@@ -115,6 +116,9 @@ def soft_offline_page(page: Page, flags: int) -> int:
     huge = hugetlb_pool.PageHuge(page)
     if not huge and PageTransHuge(head) and PageAnon(head):
         if huge_split.split_huge_page(head):
+            # Known defect of v3.19: the reference that the caller came with stays.
+            if flags & MF_COUNT_INCREASED and zone.kernel.has(UNSPLIT_LETS_GO):
+                swap.put_page(page)
             return -EBUSY
     # Nobody shall get the page between its last reference and its mark.
     with memory_hotplug.get_online_mems(zone.kernel):

@@ -6,8 +6,9 @@ Interface: `alloc_pages_nodemask` and what is built on it, `__free_pages`,
 
 A zone's memory that nobody has asked for yet is in `zone.untouched` and has no `Page`
 objects; `_realise` turns one largest block of it into a block on a list.
-Differs: no OOM killer behind a failed allocation; a new page reads as zeroes even
-where the kernel would leave the old contents.
+Differs: behind a failed allocation there is no OOM killer, but there is one behind a failed
+page fault (`oom_kill.py`); a new page reads as zeroes even where the kernel would leave the old
+contents.
 """
 
 from __future__ import annotations
@@ -26,16 +27,12 @@ from mmigrate.linux.include.gfp import (
     __GFP_MEMALLOC,
     __GFP_MOVABLE,
     __GFP_NO_KSWAPD,
-    __GFP_NOFAIL,
     __GFP_NOMEMALLOC,
-    __GFP_NORETRY,
     __GFP_OTHER_NODE,
     __GFP_RECLAIMABLE,
-    __GFP_REPEAT,
     __GFP_THISNODE,
     __GFP_WAIT,
     GFP_THISNODE,
-    GFP_TRANSHUGE,
     MIGRATE_CMA,
     MIGRATE_ISOLATE,
     MIGRATE_MOVABLE,
@@ -45,8 +42,7 @@ from mmigrate.linux.include.gfp import (
     MIGRATE_UNMOVABLE,
 )
 from mmigrate.linux.include.kernel import Kernel
-from mmigrate.linux.include.migrate_mode import MIGRATE_ASYNC, MIGRATE_SYNC_LIGHT, MigrateMode
-from mmigrate.linux.include.mm import PF_KTHREAD, PF_MEMALLOC
+from mmigrate.linux.include.mm import PF_MEMALLOC
 from mmigrate.linux.include.mm_types import ZERO_BYTES, Page
 from mmigrate.linux.include.mmzone import (
     MAX_ORDER,
@@ -73,9 +69,6 @@ from mmigrate.linux.include.page_flags import (
 )
 from mmigrate.linux.include.sched import Cpu
 from mmigrate.linux.include.vmstat import (
-    COMPACTFAIL,
-    COMPACTSTALL,
-    COMPACTSUCCESS,
     NR_FREE_CMA_PAGES,
     NR_FREE_PAGES,
     NR_PAGES_SCANNED,
@@ -95,11 +88,10 @@ from mmigrate.linux.kernel.spinlock import spin_lock
 from mmigrate.linux.kernel.straight import hot, small
 from mmigrate.linux.kernel.workqueue import run_on_cpus
 from mmigrate.linux.lib.list import ListHead, list_add, list_add_tail, list_del
-from mmigrate.linux.mm import compaction, kswapd, reclaim
+from mmigrate.linux.mm import slowpath
 from mmigrate.linux.mm.page_boot import init_memory as init_memory
 
 _CHECK_AT_FREE: Final = PAGE_FLAGS_CHECK_AT_FREE
-PAGE_ALLOC_COSTLY_ORDER: Final = 3
 ALLOC_WMARK_MIN: Final = WMARK_MIN
 ALLOC_WMARK_LOW: Final = WMARK_LOW
 ALLOC_WMARK_MASK: Final = 0x03
@@ -572,7 +564,7 @@ def compound_order(page: Page) -> int:
 
 
 @hot
-def _get_page_from_freelist(
+def get_page_from_freelist(
     gfp: int,
     order: int,
     zonelist: list[Zone],
@@ -633,7 +625,7 @@ def alloc_pages_nodemask(
     if preferred is None:
         return None
     cma = ALLOC_CMA if migratetype == MIGRATE_MOVABLE else 0
-    page = _get_page_from_freelist(
+    page = get_page_from_freelist(
         gfp, order, zonelist, nodemask, preferred, ALLOC_WMARK_LOW | cma, high_zoneidx, migratetype
     )
     if page is not None:
@@ -641,7 +633,7 @@ def alloc_pages_nodemask(
     if gfp & GFP_THISNODE == GFP_THISNODE:
         return None  # who asks so has other nodes to turn to, and wants nobody to reclaim
     if task.kernel.kswapd_started and not gfp & __GFP_NO_KSWAPD:
-        wake_all_kswapds(order, zonelist, high_zoneidx, preferred, nodemask)
+        slowpath.wake_all_kswapds(order, zonelist, high_zoneidx, preferred, nodemask)
     # then once more down to the lowest mark
     alloc_flags = ALLOC_WMARK_MIN | cma
     if gfp & __GFP_HIGH:
@@ -650,126 +642,14 @@ def alloc_pages_nodemask(
         alloc_flags |= ALLOC_HARDER
     if not gfp & __GFP_NOMEMALLOC and (gfp & __GFP_MEMALLOC or task.flags & PF_MEMALLOC):
         alloc_flags |= ALLOC_NO_WATERMARKS
-    page = _get_page_from_freelist(
+    page = get_page_from_freelist(
         gfp, order, zonelist, nodemask, preferred, alloc_flags, high_zoneidx, migratetype
     )
     if page is not None or not gfp & __GFP_WAIT or task.flags & PF_MEMALLOC:
         return page
-    return _reclaim_and_retry(
+    return slowpath.reclaim_and_retry(
         gfp, order, zonelist, nodemask, preferred, alloc_flags, high_zoneidx, migratetype
     )
-
-
-def wake_all_kswapds(
-    order: int, zonelist: list[Zone], high_zoneidx: int, preferred: Zone, nodemask: int | None
-) -> None:
-    """mm/page_alloc.c: wake_all_kswapds."""
-    for zone in zonelist:
-        if zone.zone_idx <= high_zoneidx and (nodemask is None or nodemask >> zone.nid & 1):
-            kswapd.wakeup_kswapd(zone, order, preferred.zone_idx)
-
-
-def _reclaim_and_retry(
-    gfp: int,
-    order: int,
-    zonelist: list[Zone],
-    nodemask: int | None,
-    preferred: Zone,
-    alloc_flags: int,
-    high_zoneidx: int,
-    migratetype: int,
-) -> Page | None:
-    """Compact, reclaim, and try again, until nothing can be gained
-    (mm/page_alloc.c: __alloc_pages_slowpath).
-
-    Differs: nobody is killed here; whoever cannot do without the page is.
-    """
-    task = sched.task
-    kernel = task.kernel
-    is_thp = gfp & GFP_TRANSHUGE == GFP_TRANSHUGE and not task.flags & PF_KTHREAD
-    mode: MigrateMode = MIGRATE_ASYNC
-    reclaimed = 0
-    while True:
-        if order:
-            page, result = _direct_compact(
-                gfp, order, zonelist, nodemask, preferred, alloc_flags, high_zoneidx, mode
-            )
-            if page is not None or (is_thp and result <= compaction.COMPACT_SKIPPED):
-                return page
-            if not is_thp:
-                mode = MIGRATE_SYNC_LIGHT
-        task.flags |= PF_MEMALLOC
-        progress = reclaim.try_to_free_pages(kernel, zonelist, order, gfp, nodemask)
-        task.flags &= ~PF_MEMALLOC
-        for drained in (False, True):
-            if drained:
-                drain_all_pages(kernel)  # what was freed may be on a CPU's list
-            page = _get_page_from_freelist(
-                gfp, order, zonelist, nodemask, preferred, alloc_flags, high_zoneidx, migratetype
-            )
-            if page is not None or not progress:
-                break
-        if page is not None:
-            return page
-        reclaimed += progress
-        if not progress or not _should_alloc_retry(gfp, order, reclaimed):
-            break
-        reclaim.congestion_wait(kernel)
-    if order:
-        page, _ = _direct_compact(
-            gfp, order, zonelist, nodemask, preferred, alloc_flags, high_zoneidx, mode
-        )
-    return page
-
-
-def _should_alloc_retry(gfp: int, order: int, reclaimed: int) -> bool:
-    """mm/page_alloc.c: should_alloc_retry."""
-    if gfp & __GFP_NORETRY:
-        return False
-    if gfp & __GFP_NOFAIL or order <= PAGE_ALLOC_COSTLY_ORDER:
-        return True
-    return bool(gfp & __GFP_REPEAT) and reclaimed < 1 << order
-
-
-def _direct_compact(
-    gfp: int,
-    order: int,
-    zonelist: list[Zone],
-    nodemask: int | None,
-    preferred: Zone,
-    alloc_flags: int,
-    high_zoneidx: int,
-    mode: MigrateMode,
-) -> tuple[Page | None, int]:
-    """Compact, and try again; what came of the compaction too
-    (mm/page_alloc.c: __alloc_pages_direct_compact)."""
-    task = sched.task
-    task.flags |= PF_MEMALLOC
-    result, _contended = compaction.try_to_compact_pages(
-        gfp, order, zonelist, nodemask, mode, alloc_flags, high_zoneidx
-    )
-    task.flags &= ~PF_MEMALLOC
-    if result <= compaction.COMPACT_SKIPPED:
-        return None, result
-    events = task.kernel.vm_events
-    events[COMPACTSTALL] += 1
-    page = _get_page_from_freelist(
-        gfp,
-        order,
-        zonelist,
-        nodemask,
-        preferred,
-        alloc_flags & ~ALLOC_NO_WATERMARKS,
-        high_zoneidx,
-        gfpflags_to_migratetype(gfp),
-    )
-    if page is not None:
-        page.zone.compact_blockskip_flush = False
-        compaction.compaction_defer_reset(page.zone, order, True)
-        events[COMPACTSUCCESS] += 1
-        return page, result
-    events[COMPACTFAIL] += 1
-    return None, result
 
 
 def alloc_pages_node(kernel: Kernel, nid: int, gfp: int, order: int) -> Page | None:
