@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from errno import ENOMEM
 from typing import Any
 
 from mmigrate.api import Reason
-from mmigrate.linux.include.mm_types import Mm, Page, PageTable
+from mmigrate.linux.include.kernel import Kernel
+from mmigrate.linux.include.mm_types import Mm, PageTable
 from mmigrate.linux.include.page_flags import PG_hugetlb
 from mmigrate.linux.include.pgtable import (
     PAGE_SHIFT,
-    PAGE_SIZE,
     PMD_SHIFT,
     pmd_trans_huge,
     pte_pfn,
     pte_present,
 )
-from mmigrate.linux.kernel.page_flags import PageKsm
 from mmigrate.linux.kernel.pgtable import find_leaf
 from mmigrate.linux.mm import huge_memory
 from mmigrate.machine.process import Process, peek_pte
 from mmigrate.snapshot.forms import Form
+from mmigrate.snapshot.garbage import uncollected
 from mmigrate.snapshot.rebuild import Area, Rebuilt
 
 Progress = Callable[[str, int, int], None]
@@ -149,6 +149,7 @@ class Plan:
         return sum((area.reasons for area in self.areas), Counter[Reason]())
 
 
+@uncollected()
 def plan_migration(
     rebuilt: Rebuilt,
     sources: Sequence[int],
@@ -165,7 +166,7 @@ def plan_migration(
     before = list(_mapped(process.mm))
     charged = _charged(rebuilt)
     free = _free_huge_pages(rebuilt)
-    moving = sum(place.pages for place in before if place.node in sources)
+    moving = sum(run.pages for run in before if run.node in sources)
     machine.kernel.reasons.clear()
     # Not by the process itself, which its own cpuset would keep from the target.
     mover = machine.process("migratepages")
@@ -199,49 +200,83 @@ def plan_migration(
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """What one entry of the page tables maps: a page, or a huge one, and where it was."""
+class _Run:
+    """Neighbouring entries of one page table that map pages, or huge pages, of one form on one
+    node.  @unit: pages that an entry maps; @frames: the first frame of each entry."""
 
     address: int
-    page: Page
-    pages: int
+    unit: int
     node: int
     form: Form
+    frames: list[int]
+
+    @property
+    def pages(self) -> int:
+        return self.unit * len(self.frames)
+
+    def split(self, end: int) -> tuple[_Run, _Run | None]:
+        """What is below an address, and what is not."""
+        below = (end - self.address) // (self.unit << PAGE_SHIFT)
+        if below >= len(self.frames):
+            return self, None
+        above = self.address + below * (self.unit << PAGE_SHIFT)
+        return (
+            replace(self, frames=self.frames[:below]),
+            replace(self, address=above, frames=self.frames[below:]),
+        )
 
 
-def _mapped(mm: Mm) -> Iterator[_Place]:
+def _mapped(mm: Mm) -> Iterator[_Run]:
     """Everything present by ascending address, pages of zeroes apart."""
     kernel = mm.kernel
-    zeroes = kernel.zero_page.pfn
     huge_zeroes = huge_memory.state(kernel).huge_zero_page
     for address, entry, shift in _entries(mm.pgd, 0, 39):
-        if shift == PAGE_SHIFT:
-            if not pte_present(entry) or pte_pfn(entry) == zeroes:
-                continue
-            page = kernel.page_of(pte_pfn(entry))
-            form = Form.MERGED if PageKsm(page) else Form.BASE
-        else:
-            page = kernel.page_of(pte_pfn(entry))
-            if not pmd_trans_huge(entry) or page is huge_zeroes:
-                continue
-            form = Form.HUGETLB if page.flags & PG_hugetlb else Form.HUGE
-        yield _Place(address, page, 1 << shift - PAGE_SHIFT, page.zone.nid, form)
-
-
-def _entries(table: PageTable, start: int, shift: int) -> Iterator[tuple[int, int, int]]:
-    """(address, entry, log2 of the bytes it maps) of all entries that are not tables."""
-    entry: Any
-    for index, entry in enumerate(table.entries):
         if type(entry) is PageTable:
+            yield from _mapped_by_table(kernel, address, entry)
+        elif pmd_trans_huge(entry):
+            page = kernel.page_of(pte_pfn(entry))
+            if page is not huge_zeroes:
+                form = Form.HUGETLB if page.flags & PG_hugetlb else Form.HUGE
+                yield _Run(address, 1 << shift - PAGE_SHIFT, page.zone.nid, form, [page.pfn])
+
+
+def _mapped_by_table(kernel: Kernel, start: int, table: PageTable) -> Iterator[_Run]:
+    """The base pages below one table of ptes."""
+    zeroes = kernel.zero_page.pfn
+    frames: list[int] = []
+    first = node = 0
+    merged = False
+    for index, pte in enumerate(table.entries):
+        if not pte or not pte_present(pte) or pte_pfn(pte) == zeroes:
+            continue
+        page = kernel.page_of(pte_pfn(pte))
+        mapping = page.mapping
+        is_merged = mapping is not None and mapping.ksm
+        if first + len(frames) != index or page.zone.nid != node or is_merged != merged:
+            if frames:
+                form = Form.MERGED if merged else Form.BASE
+                yield _Run(start + (first << PAGE_SHIFT), 1, node, form, frames)
+            frames, first, node, merged = [], index, page.zone.nid, is_merged
+        frames.append(page.pfn)
+    if frames:
+        form = Form.MERGED if merged else Form.BASE
+        yield _Run(start + (first << PAGE_SHIFT), 1, node, form, frames)
+
+
+def _entries(table: PageTable, start: int, shift: int) -> Iterator[tuple[int, Any, int]]:
+    """(address, entry, log2 of the bytes it maps) of all tables of ptes, and of all entries of
+    higher tables that map memory themselves."""
+    for index, entry in enumerate(table.entries):
+        if type(entry) is PageTable and shift > PMD_SHIFT:
             yield from _entries(entry, start + (index << shift), shift - 9)
         elif entry:
             yield start + (index << shift), entry, shift
 
 
-def _by_node(places: Iterable[_Place]) -> dict[int, int]:
+def _by_node(runs: Iterable[_Run]) -> dict[int, int]:
     counts: Counter[int] = Counter()
-    for place in places:
-        counts[place.node] += place.pages
+    for run in runs:
+        counts[run.node] += run.pages
     return dict(sorted(counts.items()))
 
 
@@ -263,7 +298,7 @@ def _free_huge_pages(rebuilt: Rebuilt) -> dict[int, list[int]]:
 
 
 def _by_area(
-    rebuilt: Rebuilt, before: Sequence[_Place], sources: Sequence[int], fate: _Fate
+    rebuilt: Rebuilt, before: Sequence[_Run], sources: Sequence[int], fate: _Fate
 ) -> tuple[list[AreaPlan], int]:
     """The plans of all areas, and how many pages were on other nodes."""
     areas = []
@@ -278,19 +313,25 @@ def _by_area(
             form.units = unmodelled // (area.page_size >> PAGE_SHIFT)
         areas.append(planned)
     wanted, elsewhere, position = set(sources), 0, 0
-    frames: set[tuple[int, int]] = set()
-    for place in before:
-        while areas[position].area.end <= place.address:
-            position += 1
-        if place.node not in wanted:
-            elsewhere += place.pages
-            continue
-        form = areas[position].form(place.form)
-        if place.form is not Form.MERGED or (position, place.page.pfn) not in frames:
-            form.units += 1
-            frames.add((position, place.page.pfn) if place.form is Form.MERGED else (-1, -1))
-        form.pages += place.pages
-        fate.tell(place, form)
+    merged: set[tuple[int, int]] = set()  # a merged frame is one unit in each area that has it
+    for run in before:
+        rest: _Run | None = run
+        while rest is not None:
+            while areas[position].area.end <= rest.address:
+                position += 1
+            part, rest = rest.split(areas[position].area.end)
+            if part.node not in wanted:
+                elsewhere += part.pages
+                continue
+            form = areas[position].form(part.form)
+            if part.form is Form.MERGED:
+                already = len(merged)
+                merged.update((position, frame) for frame in part.frames)
+                form.units += len(merged) - already
+            else:
+                form.units += len(part.frames)
+            form.pages += part.pages
+            fate.tell(part, form)
     return areas, elsewhere
 
 
@@ -303,45 +344,49 @@ class _Fate:
         self.targets = set(targets)
         self.failed = failed
 
-    def tell(self, place: _Place, form: FormPlan) -> None:
-        """Add to @form what became of a page or a huge page."""
-        if place.form is Form.HUGE and find_leaf(self.process.mm, place.address) is not None:
-            form.split += 1
-            for number in range(place.pages):
-                self._count(form, self._why_base(place.address, place.page.pfn, number), 1)
+    def tell(self, run: _Run, form: FormPlan) -> None:
+        """Add to @form what became of each page or huge page."""
+        if run.unit == 1:
+            self._tell_base(form, run.address, run.frames)
             return
-        if place.form in (Form.BASE, Form.MERGED):
-            self._count(form, self._why_base(place.address, place.page.pfn, 0), 1)
-            return
-        reason = self._why_huge(place)
-        form.whole += reason is None
-        self._count(form, reason, place.pages)
+        for number, frame in enumerate(run.frames):
+            address = run.address + number * (run.unit << PAGE_SHIFT)
+            if run.form is Form.HUGE and find_leaf(self.process.mm, address) is not None:
+                form.split += 1
+                self._tell_base(form, address, range(frame, frame + run.unit))
+                continue
+            reason = self._why_huge(address, frame, run)
+            if reason is None:
+                form.whole += 1
+                form.moved += run.unit
+            else:
+                form.reasons[reason] += run.unit
 
-    def _count(self, form: FormPlan, reason: Reason | None, pages: int) -> None:
-        if reason is None:
-            form.moved += pages
-        else:
-            form.reasons[reason] += pages
+    def _tell_base(self, form: FormPlan, start: int, frames: Sequence[int]) -> None:
+        """Moved is a page if a frame of a target node is there now, or none at all (a page of the
+        swap cache moved, and is found again by a fault).  migrate_pages(2) takes a frame near the
+        target when that is full, so a page can move and yet not arrive."""
+        table = find_leaf(self.process.mm, start)
+        first = (start >> PAGE_SHIFT) & 511
+        ptes = [0] * len(frames) if table is None else table.entries[first : first + len(frames)]
+        for frame, pte in zip(frames, ptes, strict=True):
+            reason = None
+            if pte_present(pte):
+                now = pte_pfn(pte)
+                reason = self._reason(frame) if now == frame else self._arrived(now)
+            if reason is None:
+                form.moved += 1
+            else:
+                form.reasons[reason] += 1
 
-    def _why_base(self, start: int, first: int, number: int) -> Reason | None:
-        """None if a frame of a target node is there now, or none at all (a page of the swap cache
-        moved, and is found again by a fault).  migrate_pages(2) takes a frame near the target
-        when that is full, so a page can move and yet not arrive."""
-        pte = peek_pte(self.process.mm, start + number * PAGE_SIZE)
-        if not pte_present(pte):
-            return None
-        if pte_pfn(pte) != first + number:
-            return self._arrived(pte_pfn(pte))
-        return self._reason(first + number)
-
-    def _why_huge(self, place: _Place) -> Reason | None:
-        pfn = pte_pfn(peek_pte(self.process.mm, place.address))
-        if pfn != place.page.pfn:
+    def _why_huge(self, address: int, frame: int, run: _Run) -> Reason | None:
+        pfn = pte_pfn(peek_pte(self.process.mm, address))
+        if pfn != frame:
             return self._arrived(pfn)
         reason = self.kernel.reasons.get(pfn)
-        if reason is None and place.pages > 1 << PMD_SHIFT - PAGE_SHIFT:
+        if reason is None and run.unit > 1 << PMD_SHIFT - PAGE_SHIFT:
             return Reason.HUGETLB_UNSUPPORTED  # passed over, without a word
-        if reason is Reason.NO_MEMORY and place.form is Form.HUGETLB:
+        if reason is Reason.NO_MEMORY and run.form is Form.HUGETLB:
             return Reason.HUGETLB_NO_POOL
         return self._reason(pfn)
 

@@ -40,6 +40,7 @@ from mmigrate.machine.cgroup import Cgroup
 from mmigrate.machine.machine import Machine
 from mmigrate.machine.process import Process
 from mmigrate.snapshot.forms import HUGE_SIZE, Form, Piece, pieces
+from mmigrate.snapshot.garbage import uncollected
 from mmigrate.snapshot.nodeset import MAX_NODES, describe, parse_list, parse_policy
 from mmigrate.snapshot.rebuild_merged import groups_of, merge
 from mmigrate.snapshot.rebuild_pools import make_pools, plan_pools, settle_pools
@@ -98,6 +99,7 @@ class Rebuilt:
         return self.groups[-1] if self.groups else None
 
 
+@uncollected()
 def rebuild(
     snapshot: Snapshot,
     sizes: Sequence[int] | None = None,

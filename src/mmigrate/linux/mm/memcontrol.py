@@ -53,6 +53,7 @@ from mmigrate.linux.kernel.page_flags import (
 from mmigrate.linux.kernel.page_ref import page_mapped
 from mmigrate.linux.kernel.rcu import rcu_read_lock, rcu_read_unlock
 from mmigrate.linux.kernel.spinlock import SpinLock, spin_lock, spin_unlock
+from mmigrate.linux.kernel.straight import hot, small
 from mmigrate.linux.kernel.workqueue import run_on_cpus
 from mmigrate.linux.lib.list import ListHead
 from mmigrate.linux.mm import memcontrol_v316, reclaim, swap, vmscan
@@ -230,6 +231,7 @@ def css_put_many(memcg: MemCgroup, number: int) -> None:
         css_put_many(parent, 1)
 
 
+@small
 def mem_cgroup_from_mm(mm: Mm) -> MemCgroup:
     """mm/memcontrol.c: get_mem_cgroup_from_mm."""
     return READ_ONCE(mm, "memcg") or state(mm.kernel).root
@@ -277,17 +279,19 @@ def mem_cgroup_resize_limit(memcg: MemCgroup, limit: int | None) -> int:
 # --- the LRU list of a page; lru_lock is held ---
 
 
+@small
 def mem_cgroup_page_lruvec(page: Page, zone: Zone) -> Lruvec:
     """The lists on which a page is, or belongs  (mm/memcontrol.c: mem_cgroup_page_lruvec)."""
     memcg: MemCgroup | None = page.mem_cgroup
     return zone.lruvec if memcg is None else memcg.lruvecs[zone]
 
 
+@small
 def lruvec_to_add_to(page: Page, zone: Zone, lru: int) -> Lruvec:
     """The same, and it has one page more."""
     if page.mem_cgroup is None:
         return zone.lruvec
-    groups = state(zone.kernel)
+    groups = zone.kernel.memcg
     if not groups.rewritten and not memcontrol_v316.is_used(page):
         page.mem_cgroup = groups.root  # v3.16: nobody's any more, and on no list
     lruvec = mem_cgroup_page_lruvec(page, zone)
@@ -295,6 +299,7 @@ def lruvec_to_add_to(page: Page, zone: Zone, lru: int) -> Lruvec:
     return lruvec
 
 
+@small
 def mem_cgroup_update_lru_size(page: Page, zone: Zone, lru: int, nr_pages: int) -> None:
     """mm/memcontrol.c: mem_cgroup_update_lru_size."""
     lruvec = mem_cgroup_page_lruvec(page, zone)
@@ -321,6 +326,7 @@ def lru_size(lruvec: Lruvec, lru: int) -> int:
 # --- stock of a CPU ---
 
 
+@small
 def _consume_stock(memcg: MemCgroup, nr_pages: int) -> bool:
     """mm/memcontrol.c: consume_stock."""
     if nr_pages > CHARGE_BATCH:
@@ -379,6 +385,7 @@ def drain_all_stock(root: MemCgroup) -> None:
 # --- charging ---
 
 
+@hot
 def try_charge(memcg: MemCgroup, gfp: int, nr_pages: int) -> int:
     """Charge pages, with reclaim from the group that is at its limit: 0, -ENOMEM, or -EINTR:
     go on without  (mm/memcontrol.c: try_charge)."""
@@ -451,10 +458,12 @@ def _wait_acct_move(memcg: MemCgroup) -> bool:
     return True
 
 
+@small
 def _size(page: Page) -> int:
     return HPAGE_PMD_NR if page.flags & PG_head else 1
 
 
+@hot
 def mem_cgroup_try_charge(page: Page, mm: Mm | None, gfp: int) -> MemCgroup | int | None:
     """Begin to charge a page to @mm's group; the group, to be committed or cancelled, None if
     there is nothing to do, or -ENOMEM.  No trace is left in the page
@@ -493,10 +502,11 @@ def mem_cgroup_try_charge(page: Page, mm: Mm | None, gfp: int) -> MemCgroup | in
     return memcg
 
 
+@small
 def commit_charge(page: Page, memcg: MemCgroup, lrucare: bool) -> None:
     """The page is @memcg's from now on.  @lrucare: it may be on the LRU, and changes lists
     (mm/memcontrol.c: commit_charge)."""
-    if not state(memcg.kernel).rewritten:
+    if not memcg.kernel.memcg.rewritten:
         memcontrol_v316.commit_charge(page, memcg, lrucare)
         return
     VM_BUG_ON_PAGE(page.mem_cgroup is not None, page, f"charged to {page.mem_cgroup!r} already")
@@ -528,6 +538,7 @@ def unlock_page_lru(page: Page, isolated: bool) -> None:
     spin_unlock(zone.lru_lock)
 
 
+@small
 def _charge_statistics(memcg: MemCgroup, page: Page, nr_pages: int) -> None:
     """mm/memcontrol.c: mem_cgroup_charge_statistics."""
     stat = memcg.stat
@@ -537,6 +548,7 @@ def _charge_statistics(memcg: MemCgroup, page: Page, nr_pages: int) -> None:
     stat["pgpgin" if nr_pages > 0 else "pgpgout"] += 1
 
 
+@hot
 def mem_cgroup_commit_charge(page: Page, memcg: MemCgroup | None, lrucare: bool) -> None:
     """End what mem_cgroup_try_charge began; the mapping of the page is set
     (mm/memcontrol.c: mem_cgroup_commit_charge)."""
@@ -625,12 +637,13 @@ def mem_cgroup_uncharge_list(pages: ListHead) -> None:
     _uncharge(list(pages))
 
 
+@hot
 def _uncharge(pages: list[Page]) -> None:
     """Each run of pages of one group at once  (mm/memcontrol.c: uncharge_list)."""
     memcg: MemCgroup | None = None
     counts = dict.fromkeys(("rss", "cache", "rss_huge", "pgpgout"), 0)
     for page in pages:
-        if page.mem_cgroup is not None and not state(page.zone.kernel).rewritten:
+        if page.mem_cgroup is not None and not page.zone.kernel.memcg.rewritten:
             memcontrol_v316.forget(page)
             continue
         VM_BUG_ON_PAGE(bool(page.flags & PG_lru), page, "uncharged on the LRU")
@@ -671,6 +684,7 @@ def _uncharge_batch(memcg: MemCgroup, counts: dict[str, int]) -> None:
 # --- migration and replacement ---
 
 
+@hot
 def mem_cgroup_migrate(oldpage: Page, newpage: Page, lrucare: bool) -> None:
     """Hand the charge of @oldpage on to @newpage, which takes its place; no counter changes.
     Nothing happens if @newpage has a charge of its own, or @oldpage none.  Both are locked.
@@ -683,7 +697,7 @@ def mem_cgroup_migrate(oldpage: Page, newpage: Page, lrucare: bool) -> None:
     VM_BUG_ON_PAGE(PageTransHuge(oldpage) != PageTransHuge(newpage), newpage, "of another size")
     if oldpage.zone.kernel.memcg is None:
         return
-    if not state(oldpage.zone.kernel).rewritten:
+    if not oldpage.zone.kernel.memcg.rewritten:
         if lrucare:
             memcontrol_v316.mem_cgroup_replace_page_cache(oldpage, newpage)
         elif PageTransHuge(oldpage):
@@ -720,9 +734,10 @@ def mem_cgroup_split_huge_fixup(head: Page, tails: list[Page]) -> None:
 # --- where pages were uncharged before commit 0a31bc97c80c ---
 
 
+@small
 def page_unmapped(page: Page) -> None:
     """The last pte of an anonymous page has gone."""
-    if not state(page.zone.kernel).rewritten:
+    if not page.zone.kernel.memcg.rewritten:
         memcontrol_v316.mem_cgroup_uncharge_page(page)
 
 
@@ -738,15 +753,18 @@ def page_left_swap_cache(page: Page, entry: int, named: bool) -> None:
         memcontrol_v316.mem_cgroup_uncharge_swapcache(page, entry, named)
 
 
+@small
 def begin_migration(page: Page, newpage: Page) -> MemCgroup | None:
     """What is handed to `end_migration`."""
-    if state(page.zone.kernel).rewritten:
+    if page.zone.kernel.memcg.rewritten:
         return None
     return memcontrol_v316.mem_cgroup_prepare_migration(page, newpage)
 
 
+@small
 def end_migration(memcg: MemCgroup | None, page: Page, newpage: Page, moved: bool) -> None:
-    memcontrol_v316.mem_cgroup_end_migration(memcg, page, newpage, moved)
+    if memcg is not None:
+        memcontrol_v316.mem_cgroup_end_migration(memcg, page, newpage, moved)
 
 
 # --- swap ---
