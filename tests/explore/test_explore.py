@@ -185,3 +185,45 @@ def test_progress():
     assert told
     assert told[-1].rate > 0
     assert told[-1].estimate > told[-1].executions
+
+
+def test_the_size_is_told_from_the_first_execution_on():
+    told = []
+    result = explore(lost_update, keep_going=True, progress=told.append)
+    assert told[0].estimate is None
+    assert told[0].first == result.first
+    assert (result.first.accesses, result.first.tasks) == (4, 2)
+    assert round(10**result.first.interleavings) == 6  # of two accesses and two
+    assert str(result.first) == "4 accesses by 2 tasks, about 10^1 interleavings"
+
+
+def test_a_long_execution_is_no_livelock():
+    def long(tasks):
+        counter = Shared(0, "counter")
+
+        def count(times):
+            for number in range(times):
+                counter.store(number)
+
+        tasks.start(count, 20_001)
+
+    result = explore(long)
+    assert (result.executions, result.first.accesses, result.clean) == (1, 20_001, True)
+    assert explore(long, max_steps=20_000).violation.oracle == "livelock"
+
+
+def test_one_that_becomes_much_longer_is_a_livelock():
+    def stuck(tasks):
+        word = Shared(0, "word")
+
+        def fast():
+            word.store(1)
+
+        def slow():
+            while not word.load():
+                pass
+
+        tasks.start(fast)
+        tasks.start(slow)
+
+    assert str(explore(stuck).violation).endswith("no end after 20000 accesses")

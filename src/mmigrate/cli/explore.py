@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -134,6 +135,8 @@ def _passes(result: Result) -> bool:
 def _show(report: output.Report, name: str, progress: Progress) -> None:
     """How far a search is: its rate, and how much there may be of it."""
     words = f"{name}: {progress.executions:,} executions, {progress.rate:,.0f}/s"
+    if progress.estimate is None and progress.first is not None:
+        words = f"{name}: an execution has {progress.first}"
     if progress.findings:
         words += f", {progress.findings} found"
     if progress.estimate is not None:
@@ -160,7 +163,8 @@ def _print(results: dict[str, Result], kept: dict[str, Path]) -> None:
         if not result.exhausted and not result.found:
             why = words_of(result.bounds) or ("interrupted" if result.interrupted else "no end")
             words = f"no finding in {result.executions:,} executions, NOT exhausted ({why})"
-        console.print(f"{name}: {words}  [dim]({result.seconds:.2f} s)[/]", soft_wrap=True)
+        size = f"; an execution has {result.first}" if result.first is not None else ""
+        console.print(f"{name}: {words}  [dim]({result.seconds:.2f} s{size})[/]", soft_wrap=True)
         finding = result.finding
         if finding is not None:
             shown = replay(finding.schedule)
@@ -186,6 +190,7 @@ def _json(result: Result, file: Path | None) -> dict[str, Any]:
         "bounds": result.bounds,
         "estimate": None if result.estimate is None else round(result.estimate),
         "expected": result.expected,
+        "first": result.first and asdict(result.first),
         "seconds": round(result.seconds, 3),
         "schedule": str(file) if file is not None else None,
         "sometimes": result.met,

@@ -206,7 +206,7 @@ class Coordinator:
                     left = self._left(len(running) + 1)
                     unit = json.loads(json.dumps(unit))
                     future = submit(
-                        work, target, unit, budget, left, limits.steps, limits.keep_going
+                        work, target, unit, budget, left, search.steps, limits.keep_going
                     )
                     running[future] = self.units.pop()
                 ready, _ = wait(running, return_when=FIRST_COMPLETED)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
+from math import lgamma, log
 from typing import Any
 
 from mmigrate.errors import Violation
+from mmigrate.explore.recording import Recording
 from mmigrate.explore.schedule import Schedule
 
 
@@ -33,12 +36,35 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class FirstExecution:
+    """How large a search may become, by its first execution.  @interleavings: the decimal
+    logarithm of in how many orders the accesses of its tasks can be put, if none has to wait for
+    another."""
+
+    accesses: int
+    tasks: int
+    interleavings: float
+
+    @classmethod
+    def of(cls, run: Recording) -> FirstExecution:
+        taken = Counter(run.all_tasks())
+        orders = lgamma(taken.total() + 1) - sum(lgamma(n + 1) for n in taken.values())
+        return cls(taken.total(), len(taken), orders / log(10))
+
+    def __str__(self) -> str:
+        return (
+            f"{self.accesses:,} accesses by {self.tasks} tasks, "
+            f"about 10^{self.interleavings:.0f} interleavings"
+        )
+
+
+@dataclass(frozen=True)
 class Result:
     """@executions: runs of the scenario, of which @redundant were given up because nothing new
     could follow.  @classes: different interleavings up to the order of independent steps.
     @exhausted: nothing is left to try within @bounds.  @met: each `sometimes`, and in how many
     executions it was met.  @estimate: executions in all, as far as could be guessed; @expected:
-    what was guessed after the first hundred.
+    what was guessed after the first hundred; @first: what the first one told of the size.
     """
 
     scenario: str
@@ -56,6 +82,7 @@ class Result:
     version: str
     estimate: float | None = None
     expected: int | None = None
+    first: FirstExecution | None = None
 
     @property
     def found(self) -> bool:

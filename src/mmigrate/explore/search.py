@@ -9,7 +9,7 @@ import gc
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ from mmigrate.errors import ScenarioError, Violation
 from mmigrate.explore.dpor import Optimal
 from mmigrate.explore.execution import Ending
 from mmigrate.explore.recording import Recording
-from mmigrate.explore.result import Finding, Result
+from mmigrate.explore.result import Finding, FirstExecution, Result
 from mmigrate.explore.rewind import Stage
 from mmigrate.explore.schedule import Schedule, schedule_of
 from mmigrate.explore.shrink import shrink
@@ -29,17 +29,22 @@ from mmigrate.machine.conditions import Condition
 
 STRATEGIES = ("dpor", "dfs", "pct", "random")
 REPORT_EVERY = 0.5  # seconds
+# An execution with more accesses than so many, and so many times those of the first, is a
+# livelock; the first may have more, as there may be huge pages in it.
+STEPS, TIMES, FIRST_STEPS = 20_000, 4, 1_000_000
 EARLY = 100  # executions, behind which it is guessed for the first time how many there will be
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a search is.  @estimate: executions in all, as far as can be guessed."""
+    """How far a search is.  @estimate: executions in all, as far as can be guessed; @first: what
+    is known of its size from the beginning."""
 
     executions: int
     findings: int
     seconds: float
     estimate: float | None
+    first: FirstExecution | None = None
 
     @property
     def rate(self) -> float:
@@ -59,7 +64,7 @@ def explore(
     delays: int | None = None,
     max_executions: int | None = None,
     max_seconds: float | None = None,
-    max_steps: int = 20_000,
+    max_steps: int | None = None,
     seed: int = 0,
     depth: int = 3,
     jobs: int = 1,
@@ -80,7 +85,8 @@ def explore(
     @without, @backports, @kernel: as in `Machine`; @machine: its other arguments.
     @preemptions, @delays: all interleavings with not more than so many.
     @max_executions, @max_seconds: stop then; the result says that it is not exhausted.
-    @max_steps: an execution with more accesses is a livelock.
+    @max_steps: an execution with more accesses is a livelock; by default 20,000, or four times
+    as many as the first has if that is more.
     @jobs: processes; @executor: or those of any `concurrent.futures` executor, or "dask://…".
     @keep_going: look for further findings behind the first.
     @minimise: look for a schedule of each finding with fewer preemptions, and a shorter one.
@@ -108,7 +114,7 @@ def explore(
         search.save(save)
     findings = list(search.findings.values())
     if minimise:
-        findings = [shrink(target, finding, max_steps) for finding in findings]
+        findings = [shrink(target, finding, search.steps) for finding in findings]
     return search.result(findings)
 
 
@@ -155,7 +161,7 @@ class Limits:
 
     executions: int | None
     seconds: float | None
-    steps: int
+    steps: int | None
     keep_going: bool
 
 
@@ -184,9 +190,19 @@ class Search:
         self.shared: dict[str, Any] | None = None  # what is left of a search by several workers
         self.earlier = 0.0  # seconds of the search that is resumed
         self.expected: int | None = None  # executions in all, after the first EARLY of them
+        self.first: FirstExecution | None = None
         self._progress = progress
         self._started = perf_counter()
         self._reported = self._started
+
+    @property
+    def steps(self) -> int:
+        """Accesses of an execution behind which it is a livelock."""
+        if self.limits.steps is not None:
+            return self.limits.steps
+        if self.first is None:
+            return FIRST_STEPS
+        return max(STEPS, TIMES * self.first.accesses)
 
     @property
     def seconds(self) -> float:
@@ -211,12 +227,15 @@ class Search:
                 self.paused = end is not None and perf_counter() > end
                 if self.paused:
                     return
-                run = driver.next_execution(limits.steps, keep_going=limits.keep_going)
+                run = driver.next_execution(self.steps, keep_going=limits.keep_going)
                 if run is None:
                     self.exhausted = driver.complete
                     return
                 outcome = self.stage.execute(run)
                 self.executions += 1
+                if self.first is None:
+                    self.first = FirstExecution.of(run)
+                    self.report(now=True)
                 self.note(run, outcome)
                 if self.done:
                     return
@@ -249,14 +268,15 @@ class Search:
                 found = Finding(violation, schedule_of(self.target, run, violation))
                 self.findings[found.key] = found
 
-    def report(self) -> None:
+    def report(self, *, now: bool = False) -> None:
         """Tell how far we are, now and then."""
         if self._progress is not None:
-            now = perf_counter()
-            if now - self._reported >= REPORT_EVERY:
-                self._reported = now
+            moment = perf_counter()
+            if now or moment - self._reported >= REPORT_EVERY:
+                self._reported = moment
+                guess = None if now else self.estimate()
                 self._progress(
-                    Progress(self.executions, len(self.findings), self.seconds, self.estimate())
+                    Progress(self.executions, len(self.findings), self.seconds, guess, self.first)
                 )
 
     def estimate(self) -> float | None:
@@ -283,6 +303,7 @@ class Search:
             "executions": self.executions,
             "redundant": self.redundant,
             "seconds": self.seconds,
+            "first": self.first and astuple(self.first),
             "met": self.met,
             "findings": [finding.schedule.text() for finding in self.findings.values()],
             "search": self.shared or self.driver.state(),
@@ -310,6 +331,7 @@ class Search:
         self.executions, self.redundant = state["executions"], state["redundant"]
         self.earlier = state["seconds"]
         self.met = state["met"]
+        self.first = state["first"] and FirstExecution(*state["first"])
         for text in state["findings"]:
             schedule = parse_schedule(text, str(file))
             assert isinstance(schedule.violation, Violation)
@@ -318,7 +340,7 @@ class Search:
         if "units" in state["search"]:
             self.shared = state["search"]
         else:
-            self.driver.restore(state["search"], self.target, self.limits.steps)
+            self.driver.restore(state["search"], self.target, self.steps)
 
     def result(self, findings: list[Finding]) -> Result:
         import mmigrate
@@ -339,6 +361,7 @@ class Search:
             version=mmigrate.__version__,
             estimate=self.estimate(),
             expected=self.expected,
+            first=self.first,
         )
 
 
