@@ -5,6 +5,7 @@ from mmigrate.observe import Counters, attempt
 
 MACHINE = {"nodes": (MiB(64), MiB(64), MiB(64), 0)}
 HUGEPAGE, MERGEABLE, SOFT_OFFLINE, MOVE_ALL = 14, 12, 101, 4
+HUGE, NORESERVE = MiB(2), 0x4000
 
 
 def _transparent(machine):
@@ -256,3 +257,86 @@ def hugetlb_soft_offline(machine):
         "pool": machine.meminfo["HugePages_Total"] - before["HugePages_Total"],
         "free": machine.meminfo["HugePages_Free"] - before["HugePages_Free"],
     }
+
+
+def _mounted(machine):
+    """A hugetlbfs that may have two huge pages, of the four that there are, and a process."""
+    machine.hugepages(4, node=0)
+    return machine.hugetlbfs(2 * HUGE), machine.process("app", cpu=0)
+
+
+def hugetlbfs_limit(machine):
+    """Files of a mount share what it may have, and what they were promised counts."""
+    mount, app = _mounted(machine)
+    one, other = mount.file("one", HUGE), mount.file("other", 2 * HUGE)
+    seen = {"limit": mount.limit, "free": mount.free}
+    area = app.mmap(HUGE, file=one, shared=True)
+    seen["promised"] = mount.free
+    seen["too many"] = attempt(app.mmap, 2 * HUGE, file=other, shared=True)
+    seen["private too"] = attempt(app.mmap, 2 * HUGE, file=other)
+    seen["one more"] = attempt(app.mmap, HUGE, file=other, shared=True)
+    app.write(area.start, b"huge")
+    seen["used"] = mount.free
+    return seen
+
+
+def hugetlbfs_limit_without_promise(machine):
+    """Where no page was promised, the limit is met at the access."""
+    mount, app = _mounted(machine)
+    file = mount.file("f", 3 * HUGE)
+    area = app.mmap(3 * HUGE, file=file, shared=True, flags=NORESERVE)
+    seen = {"mapped": mount.free}
+    seen["pages"] = [attempt(app.write, area.start + HUGE * n, b"page") for n in range(3)]
+    seen["used"] = mount.free
+    machine.truncate(file, HUGE)
+    seen["cut off"] = mount.free
+    return seen
+
+
+def hugetlbfs_limit_given_back(machine):
+    """A promise stays with the file, a private one goes with its area."""
+    mount, app = _mounted(machine)
+    file = mount.file("f", HUGE)
+    shared = app.mmap(HUGE, file=file, shared=True)
+    private = app.mmap(HUGE, file=file)
+    seen = {"both": mount.free}
+    app.munmap(private)
+    seen["without the private one"] = mount.free
+    app.munmap(shared)
+    seen["without any"] = mount.free
+    machine.truncate(file, 0)
+    seen["empty"] = mount.free
+    return seen
+
+
+def hugetlbfs_limit_and_moves(machine):
+    """A page that moves, and then goes."""
+    mount, app = _mounted(machine)
+    machine.hugepages(2, node=1)
+    file = mount.file("f", HUGE)
+    area = app.mmap(HUGE, file=file, shared=True)
+    app.write(area.start, b"moves")
+    seen = {
+        "move": attempt(app.move_pages, [area.start], 1),
+        "contents": attempt(app.read, area.start, 5),
+        "moved": mount.free,
+    }
+    app.munmap(area)
+    machine.truncate(file, 0)
+    seen["gone"] = mount.free
+    return seen
+
+
+def hugetlbfs_limit_and_private_moves(machine):
+    """The same with a page of one's own."""
+    mount, app = _mounted(machine)
+    machine.hugepages(2, node=1)
+    area = app.mmap(HUGE, file=mount.file("f", HUGE))
+    app.write(area.start, b"stays?")
+    seen = {
+        "move": attempt(app.move_pages, [area.start], 1),
+        "contents": attempt(app.read, area.start, 6),
+    }
+    app.munmap(area)
+    seen["gone"] = mount.free
+    return seen

@@ -103,6 +103,18 @@ def huge_pages(machine):
     assert app.read(area.start + 5000, 4) == b"huge"
 
 
+def mounts_of_hugetlbfs(machine):
+    machine.hugepages(2, node=0)
+    mount, without = machine.hugetlbfs(MiB(2)), machine.hugetlbfs()
+    assert (mount.limit, mount.free) == (MiB(2), MiB(2))
+    assert (without.limit, without.free) == (None, None)
+    app = machine.process("app")
+    area = app.mmap(MiB(2), file=mount.file("huge", MiB(2)), shared=True)
+    app.write(area.start + 5000, b"huge")
+    assert app.read(area.start + 5000, 4) == b"huge"
+    assert mount.free == 0
+
+
 def transparent_huge_pages(machine):
     app = machine.process("app")
     heap = app.mmap(MiB(6))

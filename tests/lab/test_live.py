@@ -19,6 +19,7 @@ pytestmark = pytest.mark.slow
         "memory_follows_its_cpuset",
         "own_pages_do_not_count",
         "huge_pages",
+        "mounts_of_hugetlbfs",
         "transparent_huge_pages",
         "equal_pages_are_merged",
         "a_page_is_soft_offlined",

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 
@@ -262,3 +263,19 @@ def test_nothing_is_left_behind(name, busy):
             return
         signal.sigtimedwait([], 0.01)
     pytest.fail(f"{left} are left")
+
+
+def test_what_no_hugetlbfs_can_be():
+    with RealMachine(nodes=(MiB(1),)) as machine:
+        with pytest.raises((Missing, ScenarioError), match=r"a limit of -1 bytes|only root"):
+            machine.hugetlbfs(-1)
+        with pytest.raises(Missing, match=r"pages of 8192 bytes|only root"):
+            machine.hugetlbfs(page_size=8192)
+
+
+def test_files_that_tell_of_memory():
+    with RealMachine(nodes=(MiB(1),)) as machine:
+        assert "managed" in machine.zoneinfo
+        for name in ("unusable_index", "extfrag_index", "pagetypeinfo"):
+            with suppress(Missing):
+                assert "zone" in getattr(machine, name)

@@ -447,7 +447,8 @@ class Process:
         mapping = None if page is None else page.mapping
         if type(mapping) is AddressSpace and mapping.host is not None:
             assert page is not None
-            return (f"file {mapping.host.name}", page.index)
+            h = mapping.host.fs.hstate  # of hugetlbfs: offsets in huge pages
+            return (f"file {mapping.host.name}", page.index << (h.order if h else 0))
         vma = self._vma(address)
         if vma is not None and vma.vm_flags & VM_SHARED and vma.vm_file is not None:
             index = ((address - vma.vm_start) >> PAGE_SHIFT) + vma.vm_pgoff

@@ -28,6 +28,7 @@ _KINDS: Final = {
     0x6969: "nfs",
     0x01021997: "9p",
     0x794C7630: "overlay",
+    0x958458F6: "hugetlbfs",
 }
 _NODEV: Final = ("tmpfs", "ramfs")  # filesystems without a disk
 _NAMES: Final = ("ext4", "xfs", "nfs", "exofs", "ramfs", "tmpfs")
@@ -66,10 +67,7 @@ class Files:
         self.files: dict[str, RealFile] = {}
 
     def make(self, name: str, size: int, fs: str, data: bytes = b"") -> RealFile:
-        if name in self.files:
-            raise ScenarioError(f"there is a file {name} already")
-        if not 0 <= size < 1 << 63:
-            raise ScenarioError(f"{size} is not the size of a file")
+        self._check(name, size)
         if fs not in _NAMES:
             raise ScenarioError(f'no filesystem is called "{fs}"; known: {", ".join(_NAMES)}')
         folder = self._folders.get(fs)
@@ -88,6 +86,21 @@ class Files:
             os.sync()  # in a guest what the filesystem itself has dirtied can be written too
         made = self.files[name] = RealFile(name, path, fs)
         return made
+
+    def put(self, name: str, size: int, path: Path, fs: str) -> RealFile:
+        """A file at a given place, which begins empty."""
+        self._check(name, size)
+        with open(path, "wb") as file:
+            file.truncate(size)
+        os.chmod(path, 0o666)
+        made = self.files[name] = RealFile(name, path, fs)
+        return made
+
+    def _check(self, name: str, size: int) -> None:
+        if name in self.files:
+            raise ScenarioError(f"there is a file {name} already")
+        if not 0 <= size < 1 << 63:
+            raise ScenarioError(f"{size} is not the size of a file")
 
     def _folder(self, fs: str) -> Path:
         if fs == "tmpfs" and kind_of(_SHARED_MEMORY) == "tmpfs":

@@ -29,6 +29,7 @@ from mmigrate.real import nodes as node_tables
 from mmigrate.real.channel import Channel, Listener
 from mmigrate.real.files import Files, RealFile, start_writeback, sync_file
 from mmigrate.real.groups import Cgroup, Cpuset, Groups
+from mmigrate.real.hugetlb_mount import HugetlbMount
 from mmigrate.real.kernel_log import KernelLog, isolated_pages, read_vmstat
 from mmigrate.real.libc import libc
 from mmigrate.real.obedient import Obedient
@@ -284,6 +285,11 @@ class RealMachine:
     def file(self, name: str, size: int, *, fs: str = "ext4", data: bytes = b"") -> RealFile:
         """A file of @size bytes that begins with @data, on a filesystem by name."""
         return self._files.make(name, size, fs, data)
+
+    def hugetlbfs(self, size: int | None = None, *, page_size: int = MiB(2)) -> HugetlbMount:
+        """Mount a hugetlbfs of pages of @page_size bytes; files come from its `file`.  @size: bytes
+        that its files may have in all, rounded down to whole pages; None: no limit."""
+        return HugetlbMount(self._files, self.undo.add, size, page_size)
 
     def shmem(self, name: str, size: int) -> RealFile:
         """A file of @size bytes in shared memory (tmpfs)."""

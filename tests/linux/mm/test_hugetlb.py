@@ -148,6 +148,17 @@ class TestPromises:
         assert pools(machine) == (2, 2, 0, 0)
         assert machine.check() == []
 
+    def test_what_is_cut_off_is_forgotten(self) -> None:
+        machine = small(3)
+        app = machine.process()
+        file = machine.file("f", 3 * HUGE, fs="hugetlbfs")
+        area = app.mmap(3 * HUGE, file=file, shared=True)
+        for number in range(3):
+            app.write(area.start + number * HUGE, b"%d" % number)
+        machine.truncate(file, 2 * HUGE)
+        assert [app.read(area.start + number * HUGE, 1) for number in (0, 1)] == [b"0", b"1"]
+        assert machine.check() == []
+
     def test_truncation_gives_pages_and_promises_back(self) -> None:
         machine = small(3)
         app = machine.process()
