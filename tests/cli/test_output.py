@@ -48,3 +48,22 @@ def test_progress_on_a_terminal_after_a_second(
     shown = capsys.readouterr()
     assert shown.out == ""
     assert ("rebuilding" in shown.err) is appears
+
+
+def test_a_rate_where_there_is_a_unit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def terminal(*, stderr: bool) -> Console:
+        return Console(stderr=stderr, force_terminal=True)
+
+    now = 100.0
+    monkeypatch.setattr(output, "Console", terminal)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with output.progress("pages") as report:
+        report("rebuilding", 0, 100_000)
+        now += 2
+        report("rebuilding", 50_000, 100_000)
+        now += 2
+        report("rebuilding", 60_000, 100_000)
+        report("rebuilding", 70_000, 100_000)  # too soon after the last look
+    assert "15,000 pages/s" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """A recorded process rebuilt in the model, and migrated there."""
 
+import re
 import subprocess
 import sys
 
@@ -98,6 +99,19 @@ def test_a_target_without_room_accounts_for_every_page(snapshot):
     assert plan.after[1] == plan.moved
 
 
+def test_progress_is_told_in_pages(snapshot):
+    told = []
+    rebuilt = rebuild(snapshot, SIZES, progress=lambda *values: told.append(values))
+    total = told[-1][2]
+    assert told[-1] == ("rebuilding", total, total)
+    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+    told.clear()
+    plan = plan_migration(rebuilt, [0], [1], progress=lambda *values: told.append(values))
+    moving = plan.pages - sum(rebuilt.unmodelled.values())
+    assert told[0] == ("migrating", 0, moving)
+    assert told[-1] == ("migrating", moving, moving)
+
+
 def test_the_json_form(snapshot):
     plan, _ = make_plan(snapshot, SIZES, "0", "1", lambda *_: None)
     found = as_object(plan)
@@ -118,6 +132,34 @@ def test_the_json_form(snapshot):
 def test_machines_that_do_not_fit(snapshot, sizes, sources, targets, sentence):
     with pytest.raises(UsageError, match=sentence):
         make_plan(snapshot, sizes, sources, targets, lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("policy", "allowed", "shown", "note"),
+    [
+        ("bind:1", "0-1", "bind:1", ""),
+        ("interleave:0-1", "0-1", "interleave:0-1", ""),
+        ("prefer:0", "0-1", "prefer:0", ""),
+        ("bind=static:1", "0-1", "bind=static:1", ""),
+        ("bind=static:0-1", "1", "bind=static:1", ""),
+        ("bind=relative:1", "1", "bind=relative:1", ""),
+        ("local", "0-1", "default", ""),
+        ("default", "0-1", "default", ""),
+        ("", "0-1", "default", ""),
+        ("bind:0", "1", "default", "no node of policy bind:0 can be had here"),
+        ("bind=static:0", "1", "default", "no node of policy bind=static:0 can be had here"),
+        ("bind:7", "0-1", "default", "no node of policy bind:7 can be had here"),
+        ("prefer (many):0-1", "0-1", "default", r"v3.19 has no policy prefer \(many\)"),
+        ("weighted interleave:0", "0-1", "default", "v3.19 has no policy weighted interleave"),
+    ],
+)
+def test_policies_of_areas(policy, allowed, shown, note):
+    vmas = [area(BASE, 4, [(4, 1)], policy=policy)]
+    rebuilt = rebuild(small(vmas=vmas, nodes_allowed=allowed))
+    (line,) = (line for line in rebuilt.process.numa_maps().splitlines() if "anon=4" in line)
+    assert line.split()[1] == shown
+    assert re.search(note, " ".join(rebuilt.notes))
+    assert rebuilt.machine.check() == []
 
 
 def test_what_a_load_maps_around_itself_is_not_kept():

@@ -53,7 +53,7 @@ def command(
                 f"[bold]1.[/] A worker runs as process {pid}, with private, forked, file-backed, "
                 "shared, locked and untouched memory. It is recorded while it runs.\n"
             )
-            with output.progress() as report:
+            with output.progress("pages") as report:
                 taken = record(pid, progress=report)
             written = snapshot_format.write(taken, file)
         snapshot = snapshot_format.read(file)
@@ -65,7 +65,7 @@ def command(
             f"{sizes[0] >> 20} MiB each, every page on its node, and moved from node 0 to node 1 "
             "as migrate_pages(2) of Linux v3.19 would do it for an ordinary user.\n"
         )
-        with output.progress() as report:
+        with output.progress("pages") as report:
             planned, violations = plan.make_plan(snapshot, sizes, "0", "1", report)
         if not as_json:
             plan.print_plan(planned, snapshot, "0", "1", all_areas=False)

@@ -20,6 +20,7 @@ from mmigrate.errors import UsageError
 from mmigrate.report.migration_plan import plan_tables
 from mmigrate.snapshot import format as snapshot_format
 from mmigrate.snapshot.forms import Form
+from mmigrate.snapshot.garbage import uncollected
 from mmigrate.snapshot.nodeset import describe, parse_nodes
 from mmigrate.snapshot.plan import FormPlan, Plan, plan_migration
 from mmigrate.snapshot.rebuild import machine_sizes, rebuild
@@ -76,7 +77,7 @@ def command(
     snapshot = snapshot_format.read(file)
     sizes = None if nodes is None else parse_sizes(nodes)
     started = time.perf_counter()
-    with output.progress() as report:
+    with output.progress("pages") as report:
         plan, violations = make_plan(
             snapshot,
             sizes,
@@ -133,8 +134,9 @@ def make_plan(
                 f"{describe(rebuilt.allowed)} only; root may do it (--privileged)"
             ) from None
         raise UsageError(f"migrate_pages would fail: {error.strerror}") from error
-    report("checking", 0, 1)
-    return plan, rebuilt.machine.check()
+    report("checking", 0, 0)
+    with uncollected():
+        return plan, rebuilt.machine.check()
 
 
 def as_object(plan: Plan) -> dict[str, Any]:

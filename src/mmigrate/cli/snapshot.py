@@ -49,7 +49,7 @@ def command(
                3 /proc is not mounted
     """
     snapshot_format.check_target(output)
-    with progress() as report:
+    with progress("pages") as report:
         snapshot = record(pid, progress=report)
         report("writing", 0, 0)
         size = snapshot_format.write(snapshot, output)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from errno import ENOMEM
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 from mmigrate.api import Reason
 from mmigrate.linux.include.kernel import Kernel
 from mmigrate.linux.include.mm_types import Mm, PageTable
+from mmigrate.linux.include.mmzone import MAX_NR_ZONES
 from mmigrate.linux.include.page_flags import PG_hugetlb
 from mmigrate.linux.include.pgtable import (
     PAGE_SHIFT,
@@ -19,6 +22,7 @@ from mmigrate.linux.include.pgtable import (
     pte_pfn,
     pte_present,
 )
+from mmigrate.linux.include.vmstat import PGALLOC_DMA
 from mmigrate.linux.kernel.pgtable import find_leaf
 from mmigrate.linux.mm import huge_memory
 from mmigrate.machine.process import Process, peek_pte
@@ -171,17 +175,14 @@ def plan_migration(
     # Not by the process itself, which its own cpuset would keep from the target.
     mover = machine.process("migratepages")
     mover.task.cred = process.task.cred
-    if progress is not None:
-        progress("migrating", 0, moving)
-    try:
-        left = mover.migrate_pages(sources, targets, process=process)
-    except OSError as error:
-        if error.errno != ENOMEM:
-            raise
-        left = -ENOMEM  # what has moved by then stays moved
+    with _watched(machine.kernel, moving, progress):
+        try:
+            left = mover.migrate_pages(sources, targets, process=process)
+        except OSError as error:
+            if error.errno != ENOMEM:
+                raise
+            left = -ENOMEM  # what has moved by then stays moved
     mover.exit()
-    if progress is not None:
-        progress("migrating", moving, moving)
     areas, elsewhere = _by_area(rebuilt, before, sources, _Fate(process, targets, left < 0))
     return Plan(
         areas,
@@ -194,6 +195,35 @@ def plan_migration(
         charged and Charges(charged[0], charged[1], (_charged(rebuilt) or charged)[1], charged[2]),
         rebuilt.allowed,
     )
+
+
+@contextmanager
+def _watched(kernel: Kernel, moving: int, progress: Progress | None) -> Iterator[None]:
+    """Tell how far a call is that moves so many pages: as far as there are new ones for them.
+    Somebody else has to look meanwhile: a thread, which reads one list of counters."""
+    if progress is None:
+        yield
+        return
+    before = _allocated(kernel)
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.2):
+            progress("migrating", min(_allocated(kernel) - before, moving), moving)
+
+    progress("migrating", 0, moving)
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+    progress("migrating", moving, moving)
+
+
+def _allocated(kernel: Kernel) -> int:
+    return sum(kernel.vm_events[PGALLOC_DMA : PGALLOC_DMA + MAX_NR_ZONES])
 
 
 # --- what is mapped ---

@@ -435,18 +435,34 @@ class _Builder:
 
     def _finish(self, vma: VmaRecord, mapping: Mapping) -> None:
         """Policy, advice, lock and protection, which were in the way before."""
-        if vma.policy:
-            policy = parse_policy(vma.policy)
-            nodes = [n for n in policy.nodes if n < len(self.sizes) and self.sizes[n]]
-            if policy.mode in POLICY_MODES and policy.mode != "default" and nodes:
-                flags = f"={policy.flags}" if policy.flags in ("static", "relative") else ""
-                self.process.mbind(mapping, policy.mode + flags, nodes)
+        self._set_policy(vma, mapping)
         for flag, advice in ADVICE:
             if vma.has_flag(flag) and not vma.shared and self.snapshot.kind(vma) != "hugetlb":
                 self.process.madvise(mapping, advice)
         if vma.has_flag("lo"):
             self.process.mlock(mapping)
         self.process.mprotect(mapping, vma.perms[:3].replace("-", ""))
+
+    def _set_policy(self, vma: VmaRecord, mapping: Mapping) -> None:
+        if not vma.policy:
+            return  # unknown
+        policy = parse_policy(vma.policy)
+        if policy.mode in ("default", "local"):
+            return
+        if policy.mode not in POLICY_MODES:
+            self._note(f"v3.19 has no policy {policy.mode}; areas with it have none here")
+            return
+        allowed = self.rebuilt.allowed
+        if allowed is None:
+            allowed = tuple(node for node, size in enumerate(self.sizes) if size)
+        nodes = [node for node in policy.nodes if node in allowed]
+        if not nodes:
+            self._note(f"no node of policy {vma.policy} can be had here; areas with it have none")
+            return
+        if policy.flags == "relative":  # what is recorded are the nodes that it amounts to
+            nodes = [allowed.index(node) for node in nodes]
+        flags = f"={policy.flags}" if policy.flags in ("static", "relative") else ""
+        self.process.mbind(mapping, policy.mode + flags, nodes)
 
 
 def _is_shared(vma: VmaRecord, state: PageState) -> bool:

@@ -231,7 +231,6 @@ def css_put_many(memcg: MemCgroup, number: int) -> None:
         css_put_many(parent, 1)
 
 
-@small
 def mem_cgroup_from_mm(mm: Mm) -> MemCgroup:
     """mm/memcontrol.c: get_mem_cgroup_from_mm."""
     return READ_ONCE(mm, "memcg") or state(mm.kernel).root
@@ -326,7 +325,6 @@ def lru_size(lruvec: Lruvec, lru: int) -> int:
 # --- stock of a CPU ---
 
 
-@small
 def _consume_stock(memcg: MemCgroup, nr_pages: int) -> bool:
     """mm/memcontrol.c: consume_stock."""
     if nr_pages > CHARGE_BATCH:
@@ -385,7 +383,6 @@ def drain_all_stock(root: MemCgroup) -> None:
 # --- charging ---
 
 
-@hot
 def try_charge(memcg: MemCgroup, gfp: int, nr_pages: int) -> int:
     """Charge pages, with reclaim from the group that is at its limit: 0, -ENOMEM, or -EINTR:
     go on without  (mm/memcontrol.c: try_charge)."""
@@ -463,7 +460,6 @@ def _size(page: Page) -> int:
     return HPAGE_PMD_NR if page.flags & PG_head else 1
 
 
-@hot
 def mem_cgroup_try_charge(page: Page, mm: Mm | None, gfp: int) -> MemCgroup | int | None:
     """Begin to charge a page to @mm's group; the group, to be committed or cancelled, None if
     there is nothing to do, or -ENOMEM.  No trace is left in the page
@@ -538,7 +534,6 @@ def unlock_page_lru(page: Page, isolated: bool) -> None:
     spin_unlock(zone.lru_lock)
 
 
-@small
 def _charge_statistics(memcg: MemCgroup, page: Page, nr_pages: int) -> None:
     """mm/memcontrol.c: mem_cgroup_charge_statistics."""
     stat = memcg.stat
@@ -548,7 +543,6 @@ def _charge_statistics(memcg: MemCgroup, page: Page, nr_pages: int) -> None:
     stat["pgpgin" if nr_pages > 0 else "pgpgout"] += 1
 
 
-@hot
 def mem_cgroup_commit_charge(page: Page, memcg: MemCgroup | None, lrucare: bool) -> None:
     """End what mem_cgroup_try_charge began; the mapping of the page is set
     (mm/memcontrol.c: mem_cgroup_commit_charge)."""
@@ -693,8 +687,12 @@ def mem_cgroup_migrate(oldpage: Page, newpage: Page, lrucare: bool) -> None:
     VM_BUG_ON_PAGE(not PageLocked(newpage), newpage, "charged by migration while unlocked")
     VM_BUG_ON_PAGE(not lrucare and PageLRU(oldpage), oldpage, "migrated while on the LRU")
     VM_BUG_ON_PAGE(not lrucare and PageLRU(newpage), newpage, "migrated to while on the LRU")
-    VM_BUG_ON_PAGE(PageAnon(oldpage) != PageAnon(newpage), newpage, "of another kind")
-    VM_BUG_ON_PAGE(PageTransHuge(oldpage) != PageTransHuge(newpage), newpage, "of another size")
+    old_anon = PageAnon(oldpage)
+    new_anon = PageAnon(newpage)
+    VM_BUG_ON_PAGE(old_anon != new_anon, newpage, "of another kind")
+    old_huge = PageTransHuge(oldpage)
+    new_huge = PageTransHuge(newpage)
+    VM_BUG_ON_PAGE(old_huge != new_huge, newpage, "of another size")
     if oldpage.zone.kernel.memcg is None:
         return
     if not oldpage.zone.kernel.memcg.rewritten:

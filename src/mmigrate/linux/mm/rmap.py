@@ -152,6 +152,7 @@ def page_index(page: Page) -> int:
     return int(page.index)
 
 
+@small
 def page_to_pgoff(page: Page) -> int:
     """The page's offset in its file or anonymous area, in pages."""
     if page.flags & PG_hugetlb:
@@ -397,6 +398,7 @@ def _rmap_walk_anon(page: Page, rwc: RmapWalkControl, arg: Any) -> int:
     return ret
 
 
+@hot
 def _rmap_walk_file(page: Page, rwc: RmapWalkControl, arg: Any) -> int:
     """mm/rmap.c: rmap_walk_file.  The page lock keeps the mapping alive."""
     VM_BUG_ON_PAGE(not PageLocked(page), page, "rmap_walk of an unlocked file page")
