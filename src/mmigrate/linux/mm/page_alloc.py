@@ -373,26 +373,75 @@ def _buddy_of_next_is_free(zone: Zone, pfn: int, order: int) -> bool:
 # --- per-CPU lists ---
 
 
-@hot
+def _smallest_block(zone: Zone, migratetype: int) -> tuple[Page | None, int]:
+    """The block that a single page of the type would come from, and its order."""
+    for order, area in enumerate(zone.free_area):
+        if area.nr_free:
+            head = area.free_list[migratetype]
+            if head.next is not head:
+                return head.next, order
+    return None, 0
+
+
+def _take_front(
+    zone: Zone, block: Page, order: int, count: int, migratetype: int, before: ListHead
+) -> ListHead:
+    """Link the first @count pages of a free block behind @before, as if they were taken one by
+    one, which splits the block, and then what is left of it, again and again; the last of them.
+    There must be no smaller block of the type  (explore_kernel_per_s)."""
+    remove_free_block(zone, block, order)
+    pfn = block.pfn
+    end, left = pfn + (1 << order), (1 << order) - count
+    while left:  # the largest of what stays first, as if it was split off
+        order = left.bit_length() - 1
+        end -= 1 << order
+        left -= 1 << order
+        add_free_block(zone, end, order, migratetype)
+    section = zone.kernel.mem_map[pfn >> SECTION_SHIFT]
+    first = pfn & (SECTION_SIZE - 1)
+    for place in range(first, first + count):
+        page = section[place]
+        if page is None:
+            page = section[place] = Page(pfn - first + place, zone)
+        else:
+            page.private = 0
+            page._mapcount = -1
+        page.index = migratetype
+        page.prev = before
+        before.next = page
+        before = page
+    return before
+
+
 def _rmqueue_bulk(zone: Zone, pcp: PerCpuPages, migratetype: int, cold: bool) -> None:
     """Refill a per-CPU list; no other task of this CPU may come in between
     (mm/page_alloc.c: rmqueue_bulk, with interrupts off)."""
     head: ListHead = pcp.lists[migratetype]
     sched.preempt_disable()
     with spin_lock(zone.lock):
+        batch = pcp.batch
+        before, after = (head.prev, head) if cold else (head, head.next)
         taken = of_cma = 0
-        while taken < pcp.batch:
-            page = __rmqueue(zone, 0, migratetype)
-            if page is None:
-                break
-            if page.index == MIGRATE_CMA:
-                of_cma += 1
-            if cold:
-                list_add_tail(page, head)
+        while taken < batch:
+            block, order = _smallest_block(zone, migratetype)
+            if block is not None:
+                count = min(batch - taken, 1 << order)
+                before = _take_front(zone, block, order, count, migratetype, before)
+                taken += count
+            elif migratetype == MIGRATE_MOVABLE and zone.untouched:
+                _realise(zone)
             else:
-                list_add(page, head)
-                head = page
-            taken += 1
+                page = __rmqueue(zone, 0, migratetype)
+                if page is None:
+                    break
+                if page.index == MIGRATE_CMA:
+                    of_cma += 1
+                page.prev = before
+                before.next = page
+                before = page
+                taken += 1
+        before.next = after
+        after.prev = before
         zone.vm_stat[NR_FREE_PAGES] -= taken
         zone.vm_stat[NR_FREE_CMA_PAGES] -= of_cma
         pcp.count += taken
