@@ -133,15 +133,11 @@ class Target:
             violations.append(raised)
         elif run.ending is Ending.COMPLETE:
             violations += machine.check()
-            violations += [
-                Violation("always", self.name, f"{name} does not hold")
-                for name, condition in self.conditions.always.items()
-                if not condition(machine)
-            ]
-        met = frozenset(
-            name for name, condition in self.conditions.sometimes.items() if condition(machine)
-        )
-        return Outcome(run.ending, tuple(violations), met, machine)
+            for name, condition in self.conditions.always.items():
+                if not condition(machine):
+                    violations.append(Violation("always", self.name, f"{name} does not hold"))
+        met = [name for name, condition in self.conditions.sometimes.items() if condition(machine)]
+        return Outcome(run.ending, tuple(violations), frozenset(met), machine)
 
 
 class Outcome(NamedTuple):

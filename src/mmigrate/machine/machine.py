@@ -24,7 +24,7 @@ from mmigrate.linux.fs import fuse
 from mmigrate.linux.fs.inode import inode_of, new_inode
 from mmigrate.linux.include.hugetlb import hstate_of
 from mmigrate.linux.include.mm_types import Inode, Page
-from mmigrate.linux.include.sched import Cred, Task
+from mmigrate.linux.include.sched import ROOT, Cred, Task
 from mmigrate.linux.include.switches import BASE, absent_commits
 from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.cpuset import Cpuset, new_cpuset
@@ -165,7 +165,7 @@ class Machine(ProcFiles):
         mm = fork.mm_alloc(kernel, name)
         task = kernel.scheduler.new_task(name, kernel.cpus[cpu], mm)
         if capabilities is None:
-            capabilities = Cred().capabilities if uid == 0 else ()
+            capabilities = ROOT.capabilities if uid == 0 else ()
         task.cred = Cred(uid, uid, uid, frozenset(capabilities))
         process = self.add_process(Process(self, task, mm))
         if policy is not None:

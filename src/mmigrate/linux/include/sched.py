@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from mmigrate.linux.include.kernel import Kernel
@@ -21,6 +21,9 @@ class Cred:
     euid: int = 0
     suid: int = 0
     capabilities: frozenset[str] = frozenset({"CAP_SYS_NICE", "CAP_IPC_LOCK", "CAP_SYS_ADMIN"})
+
+
+ROOT: Final = Cred()
 
 
 class Cpu:
@@ -96,7 +99,7 @@ class Task:
         self.pid = number
         self.cpu = cpu
         self.mm = mm
-        self.cred = Cred()
+        self.cred = ROOT
         # the task's own
         self.flags = 0
         self.preempt_count = 0
