@@ -34,9 +34,9 @@ def test_node_sets(text: str, expected: tuple[int, ...]) -> None:
         ("", "'' is not a set of nodes; write 0, 0-1, 0,2-3, all, !0 or +0"),
         ("one", "'one' is not a set of nodes; write 0, 0-1, 0,2-3, all, !0 or +0"),
         ("1-0", "'1-0' is not a set of nodes; write 0, 0-1, 0,2-3, all, !0 or +0"),
-        ("7", "node 7 does not exist; there is nodes 0-1"),
-        ("!7", "node 7 does not exist; there is nodes 0-1"),
-        ("!all", "'!all' leaves no node; there is nodes 0-1"),
+        ("7", "node 7 does not exist; there are nodes 0-1"),
+        ("!7", "node 7 does not exist; there are nodes 0-1"),
+        ("!all", "'!all' leaves no node; there are nodes 0-1"),
         ("+5", "'+5' asks for node 5 counted from 0, and only 2 may be used"),
     ],
 )

@@ -12,7 +12,7 @@ from mmigrate.errors import UsageError
 from mmigrate.snapshot.plan import plan_migration
 from mmigrate.snapshot.rebuild import rebuild
 from mmigrate.snapshot.recorder import record
-from mmigrate.snapshot.records import EMPTY, EXCLUSIVE, FILE, PRESENT, PageState
+from mmigrate.snapshot.records import EMPTY, EXCLUSIVE, FILE, PRESENT, NodeRecord, PageState
 from mmigrate.units import PAGE_SIZE
 from tests.snapshot.examples import BASE, area, small
 
@@ -112,6 +112,30 @@ def test_progress_is_told_in_pages(snapshot):
     assert told[-1] == ("migrating", moving, moving)
 
 
+@pytest.mark.parametrize(
+    ("sources", "targets", "already"),
+    [
+        ([0, 1], [1], {1}),
+        ([0], [0], {0}),
+        ([1], [0, 1], {1}),
+        ([0, 1], [0, 1], {0, 1}),
+        ([0, 1, 2], [0, 2], {0, 2}),
+        ([0, 1], [1, 2], set()),
+        ([0, 2], [2, 0], {0, 2}),
+        ([0], [1], set()),
+    ],
+)
+def test_pages_that_are_on_the_target_already(sources, targets, already):
+    states = [EMPTY, *(PageState(PRESENT | EXCLUSIVE, node, 1) for node in range(3))]
+    vmas = [area(BASE, 12, [(3, 1), (4, 2), (5, 3)])]
+    nodes = [NodeRecord(node, 64 << 20, 64 << 20, "", [10, 20, 20]) for node in range(3)]
+    taken = small(states=states, vmas=vmas, nodes=nodes, nodes_allowed="0-2", pools=[])
+    plan = plan_migration(rebuild(taken), sources, targets)
+    stay = sum((3, 4, 5)[node] for node in already)
+    assert plan.reasons == ({Reason.ALREADY_THERE: stay} if stay else {})
+    assert plan.moved == sum((3, 4, 5)[node] for node in sources) - stay
+
+
 def test_the_json_form(snapshot):
     plan, _ = make_plan(snapshot, SIZES, "0", "1", lambda *_: None)
     found = as_object(plan)
@@ -124,7 +148,7 @@ def test_the_json_form(snapshot):
     ("sizes", "sources", "targets", "sentence"),
     [
         (None, "0", "7", r"node 7 does not exist.*--nodes"),
-        (SIZES, "0", "2", "node 2 does not exist; there is nodes 0-1"),
+        (SIZES, "0", "2", "node 2 does not exist; there are nodes 0-1"),
         (SIZES, "x", "1", "'x' is not a set of nodes"),
         ([MiB(2), MiB(256)], "0", "1", "node 0 has 2 MiB, which is too small"),
     ],

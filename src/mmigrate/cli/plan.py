@@ -118,12 +118,16 @@ def make_plan(
         chosen_sources = parse_nodes(sources, there)
         chosen_targets = parse_nodes(targets, there)
     except UsageError as error:
-        if sizes is None:
+        if sizes is None and "does not exist" in str(error):
             raise UsageError(
                 f"{error} on the recorded machine; --nodes 16G,16G, for example, rebuilds the "
                 "process on another one"
             ) from None
         raise
+    if free_huge is not None and len(free_huge) > len(by_node):
+        raise UsageError(
+            f"--hugepages has {len(free_huge)} numbers, and the machine {len(by_node)} nodes"
+        )
     rebuilt = rebuild(snapshot, sizes, privileged=privileged, free_huge=free_huge, progress=report)
     try:
         plan = plan_migration(rebuilt, chosen_sources, chosen_targets, progress=report)

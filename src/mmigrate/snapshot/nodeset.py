@@ -50,11 +50,11 @@ def parse_nodes(
             chosen = tuple(_nth(usable, position, text) for position in chosen)
     for number in chosen:
         if number not in nodes:
-            raise UsageError(f"node {number} does not exist; there is {describe(nodes)}")
+            raise UsageError(f"node {number} does not exist; {_there_is(nodes)}")
     if inverted:
         chosen = tuple(number for number in usable if number not in chosen)
         if not chosen:
-            raise UsageError(f"'{_shown(text)}' leaves no node; there is {describe(nodes)}")
+            raise UsageError(f"'{_shown(text)}' leaves no node; {_there_is(nodes)}")
     return tuple(sorted(set(chosen)))
 
 
@@ -94,6 +94,10 @@ def describe(nodes: Sequence[int]) -> str:
         parts.append(str(first) if first == number else f"{first}-{number}")
         start = position + 1
     return ("node " if len(ordered) == 1 else "nodes ") + ",".join(parts)
+
+
+def _there_is(nodes: Sequence[int]) -> str:
+    return f"there {'is' if len(nodes) == 1 else 'are'} {describe(nodes)}"
 
 
 def _nth(usable: Sequence[int], position: int, text: str) -> int:

@@ -11,6 +11,7 @@ from errno import ENOMEM
 from typing import Any
 
 from mmigrate.api import Reason
+from mmigrate.arguments import mask_of
 from mmigrate.linux.include.kernel import Kernel
 from mmigrate.linux.include.mm_types import Mm, PageTable
 from mmigrate.linux.include.mmzone import MAX_NR_ZONES
@@ -24,6 +25,7 @@ from mmigrate.linux.include.pgtable import (
 )
 from mmigrate.linux.include.vmstat import PGALLOC_DMA
 from mmigrate.linux.kernel.pgtable import find_leaf
+from mmigrate.linux.lib.nodemask import node_remap, weight
 from mmigrate.linux.mm import huge_memory
 from mmigrate.machine.process import Process, peek_pte
 from mmigrate.snapshot.forms import Form
@@ -183,7 +185,9 @@ def plan_migration(
                 raise
             left = -ENOMEM  # what has moved by then stays moved
     mover.exit()
-    areas, elsewhere = _by_area(rebuilt, before, sources, _Fate(process, targets, left < 0))
+    areas, elsewhere = _by_area(
+        rebuilt, before, sources, _Fate(process, sources, targets, left < 0)
+    )
     return Plan(
         areas,
         elsewhere,
@@ -368,10 +372,13 @@ def _by_area(
 class _Fate:
     """What became of each page of a process.  @failed: the call ended before it was done."""
 
-    def __init__(self, process: Process, targets: Sequence[int], failed: bool) -> None:
+    def __init__(
+        self, process: Process, sources: Sequence[int], targets: Sequence[int], failed: bool
+    ) -> None:
         self.process = process
         self.kernel = process.mm.kernel
         self.targets = set(targets)
+        self.left_alone = _left_alone(sources, targets)
         self.failed = failed
 
     def tell(self, run: _Run, form: FormPlan) -> None:
@@ -414,6 +421,8 @@ class _Fate:
         if pfn != frame:
             return self._arrived(pfn)
         reason = self.kernel.reasons.get(pfn)
+        if reason is None and run.node in self.left_alone:
+            return Reason.ALREADY_THERE
         if reason is None and run.unit > 1 << PMD_SHIFT - PAGE_SHIFT:
             return Reason.HUGETLB_UNSUPPORTED  # passed over, without a word
         if reason is Reason.NO_MEMORY and run.form is Form.HUGETLB:
@@ -426,8 +435,20 @@ class _Fate:
 
     def _reason(self, pfn: int) -> Reason:
         known: Reason | None = self.kernel.reasons.get(pfn)
+        if known is None and self.kernel.page_of(pfn).zone.nid in self.left_alone:
+            return Reason.ALREADY_THERE
         if self.failed and known in (None, Reason.NOT_ON_LRU):
             return Reason.NOT_TRIED  # found again, at another address, once it was isolated
         if known is not None:
             return known
         return Reason.SHARED if self.kernel.page_of(pfn)._mapcount > 0 else Reason.UNKNOWN
+
+
+def _left_alone(sources: Sequence[int], targets: Sequence[int]) -> set[int]:
+    """The source nodes whose pages are where they shall be  (mm/mempolicy.c: do_migrate_pages)."""
+    from_, to = mask_of(sources), mask_of(targets)
+    return {
+        node
+        for node in sources
+        if node_remap(node, from_, to) == node or (weight(from_) != weight(to) and to >> node & 1)
+    }
