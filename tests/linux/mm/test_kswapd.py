@@ -505,6 +505,22 @@ def test_a_wish_that_comes_while_it_works_is_worked_on_before_it_sleeps(monkeypa
     assert asleep(machine)
 
 
+def test_it_does_not_go_round_for_ever():
+    """One page, of which no part is looked at before the last priority, and no way to free more."""
+    machine, app = booted(8)
+    zone = zone_of(machine)
+    app.touch(app.mmap(pages=1))
+    machine.drain_pagevecs()
+    zone.watermark = [mark + zone.managed_pages for mark in zone.watermark]
+    kswapd.wakeup_kswapd(zone, 0, ZONE_NORMAL)
+    machine.run()
+    assert asleep(machine)
+    assert machine.vmstat["pageoutrun"] == kswapd.MAX_RECLAIM_RETRIES
+    assert machine.vmstat["kswapd_high_wmark_hit_quickly"] == kswapd.MAX_RECLAIM_RETRIES - 1
+    kswapd.wakeup_kswapd(zone, 0, ZONE_NORMAL)  # and is there for the next who calls
+    assert machine.kernel.kswapd_woken
+
+
 # --- throttling ---
 
 

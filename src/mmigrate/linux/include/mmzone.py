@@ -176,6 +176,7 @@ class PglistData:
         "classzone_idx",
         "empty_zones",
         "kernel",
+        "kswapd_failures",
         "kswapd_max_order",
         "kswapd_wait",
         "node_id",
@@ -206,6 +207,7 @@ class PglistData:
         # what kswapd is asked for, under no lock
         self.kswapd_max_order = 0
         self.classzone_idx = 0
+        self.kswapd_failures = 0  # kswapd's: how many rounds have freed nothing
         # wait queues: kswapd's own, and of those whom it lets go on (how many, how often woken)
         self.kswapd_wait = KSWAPD_AWAKE
         self.pfmemalloc_wait = 0
