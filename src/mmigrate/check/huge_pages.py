@@ -28,27 +28,29 @@ def compound_pages(view: View) -> Iterator[Violation]:
         return
     heads: dict[int, Page] = {}
     for page in view.pages:
-        flags = page.flags
-        if not flags & _OF_COMPOUND and page.pfn not in heads:
+        flags, pfn = page.flags, page.pfn
+        if not flags & _OF_COMPOUND and pfn not in heads:
             continue
         if flags & PG_compound_lock:
             yield _wrong(page, "its compound lock is held, by nobody")
         if flags & PG_head and (page._count or flags & PG_hugetlb):
-            for pfn in range(page.pfn + 1, page.pfn + (1 << compound_order(page))):
-                heads[pfn] = page
+            tails = range(pfn + 1, pfn + (1 << compound_order(page)))
+            heads.update(dict.fromkeys(tails, page))
             if flags & PG_tail:
                 yield _wrong(page, "both a head and a tail")
         if not flags & PG_tail:
-            if page.pfn in heads:
-                yield _wrong(page, f"no tail, inside {heads[page.pfn]!r}")
+            if pfn in heads:
+                yield _wrong(page, f"no tail, inside {heads[pfn]!r}")
             continue
         head = page.first_page
-        if head is None or heads.get(page.pfn) is not head:
-            found = heads.get(page.pfn)
+        found = heads.get(pfn)
+        if head is None or found is not head:
             yield _wrong(page, f"a tail of {head!r}, found head {found!r}")
         if page._count:
             yield _wrong(page, f"a tail with _count {page._count}")
-        pins = 0 if head is not None and head.flags & PG_hugetlb else view.pins.get(page.pfn, 0)
+        pins = 0
+        if view.pins and (head is None or not head.flags & PG_hugetlb):
+            pins = view.pins.get(pfn, 0)
         if page._mapcount + 1 != pins:
             yield _wrong(page, f"a tail with {page._mapcount + 1} pins, found {pins}")
         if page.mapping is not None:

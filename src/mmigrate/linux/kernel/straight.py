@@ -60,6 +60,8 @@ def small(function: F) -> F:
 
 def prepare() -> None:
     """Give all hot functions their straight branch; once a process."""
+    if not _hot:
+        return
     functions = list(_hot)
     _hot.clear()
     if os.environ.get("MMIGRATE_PLAIN"):

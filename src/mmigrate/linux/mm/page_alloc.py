@@ -587,14 +587,15 @@ def _take_block(zone: Zone, order: int, migratetype: int) -> Page | None:
 def prep_block(zone: Zone, page: Page, order: int, gfp: int) -> bool:
     """Set up the pages of a larger block; False if one is bad, and the block is dropped
     (mm/page_alloc.c: prep_new_page)."""
+    parts: list[Page] = []
     for part in _parts(page, order):
         if part._count or part.mapping is not None or part.flags:
             bad_page(part, "not clean when it was allocated")
             return False
+        parts.append(part)
     page._count = 1
     page.private = 0
-    for pfn in range(page.pfn, page.pfn + (1 << order)):
-        part = _page(zone, pfn)
+    for part in parts:
         part.data = ZERO_BYTES
         if gfp & __GFP_COMP and part is not page:
             part.flags |= PG_tail
@@ -754,7 +755,16 @@ def free_pages_prepare(page: Page, order: int) -> bool:
 
 
 def _parts(page: Page, order: int) -> Iterator[Page]:
-    return (_page(page.zone, pfn) for pfn in range(page.pfn, page.pfn + (1 << order)))
+    zone = page.zone
+    for first in range(page.pfn, page.pfn + (1 << order), SECTION_SIZE):
+        yield _page(zone, first)  # with its section
+        section = zone.kernel.mem_map[first >> SECTION_SHIFT]
+        start = first & (SECTION_SIZE - 1)
+        for place in range(start + 1, min(start + (1 << order), SECTION_SIZE)):
+            part = section[place]
+            if part is None:
+                part = section[place] = Page(first - start + place, zone)
+            yield part
 
 
 def _free_one_page(zone: Zone, page: Page, order: int, migratetype: int) -> None:
