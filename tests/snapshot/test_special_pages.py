@@ -347,3 +347,20 @@ def test_a_file_of_a_version_1_has_forms_too():
     assert rebuilt.cgroup is None
     assert plan.charges is None
     assert isinstance(rebuilt.machine, Machine)
+
+
+def test_nobody_is_ended_for_a_process_that_does_not_fit(monkeypatch):
+    """Its helper, who has the shared pages in common with it, would be the first."""
+
+    def kill(*_):
+        raise AssertionError("somebody was ended")
+
+    monkeypatch.setattr(Machine, "_kill", kill)
+    states = [EMPTY, PageState(PRESENT | ANON, 0, 2), PageState(OWN, 0, 1)]
+    vmas = [area(BASE, 1200, [(300, 1), (900, 2)])]
+    snapshot = special(states=states, vmas=vmas, pools=[], memory_groups=[])
+    with pytest.raises(UsageError, match=r"too small for the recorded pages"):
+        rebuild(snapshot, [MiB(4), MiB(4)])
+    rebuilt = rebuild(snapshot)
+    with pytest.raises(AssertionError, match="somebody was ended"):
+        rebuilt.machine.kernel.kill_process(rebuilt.process.task)

@@ -22,6 +22,7 @@ from mmigrate.api import Mapping
 from mmigrate.arguments import POLICY_MODES
 from mmigrate.errors import MemoryFault, ScenarioError, UsageError
 from mmigrate.linux.include.hugetlb import hstate_of
+from mmigrate.linux.include.kernel import nobody_dies
 from mmigrate.linux.include.mm import (
     MADV_HUGEPAGE,
     MADV_MERGEABLE,
@@ -173,6 +174,8 @@ class _Builder:
         kernel = self.machine.kernel
         # A load maps that page alone: what is cached nearby the process had mapped, or had not.
         around, kernel.fault_around_bytes = kernel.fault_around_bytes, PAGE_SIZE
+        # Where there is too little memory none of those goes who share pages with the process.
+        kill, kernel.kill_process = kernel.kill_process, nobody_dies
         make_pools(self.machine, self.pools)
         self._join_groups()
         areas = [(vma, mapping) for vma in self.snapshot.vmas if (mapping := self._map(vma))]
@@ -199,6 +202,7 @@ class _Builder:
             self._finish(vma, mapping)
         huge_memory.state(kernel).enabled = self.snapshot.thp or "madvise"
         kernel.fault_around_bytes = around
+        kernel.kill_process = kill
         self._limit_groups()
         self.machine.drain_pagevecs()
         self.machine.finish_io()

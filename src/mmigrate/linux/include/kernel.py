@@ -68,7 +68,7 @@ class Kernel:
         # fixed at boot
         self.free_page: Callable[[Page], None] = _not_booted  # linux/mm/swap.py
         # end the process of a task, if that is possible now; the user-level face says how
-        self.kill_process: Callable[[Task], bool] = _nobody_dies
+        self.kill_process: Callable[[Task], bool] = nobody_dies
         self.nodes: list[PglistData] = []
         self.node_states_memory = 0  # mask of the nodes with memory
         self.node_distance: list[list[int]] = []
@@ -142,7 +142,7 @@ class Kernel:
             self.events.append((name, fields))
 
 
-def _nobody_dies(task: Task) -> bool:
+def nobody_dies(task: Task) -> bool:
     return False
 
 
