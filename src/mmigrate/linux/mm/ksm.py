@@ -37,7 +37,6 @@ from mmigrate.linux.include.mm import (
     VM_FAULT_WRITE,
     VM_HUGETLB,
     VM_IO,
-    VM_LOCKED,
     VM_MAYSHARE,
     VM_MERGEABLE,
     VM_MIXEDMAP,
@@ -46,21 +45,12 @@ from mmigrate.linux.include.mm import (
     VM_SHARED,
 )
 from mmigrate.linux.include.mm_types import Mm, Page, Vma
-from mmigrate.linux.include.page_flags import PG_anon_shared
-from mmigrate.linux.include.pgtable import (
-    PAGE_SIZE,
-    pte_dirty,
-    pte_mkclean,
-    pte_write,
-    pte_wrprotect,
-)
+from mmigrate.linux.include.pgtable import PAGE_SIZE
 from mmigrate.linux.include.switches import (
     FOLL_MIGRATION_WAITS,
-    REMEMBER_EXCLUSIVE,
     UNSHARE_MERGED,
 )
 from mmigrate.linux.kernel import sched
-from mmigrate.linux.kernel.area import vma_flags
 from mmigrate.linux.kernel.atomic import READ_ONCE, WRITE_ONCE, atomic_inc
 from mmigrate.linux.kernel.bug import BUG_ON
 from mmigrate.linux.kernel.highmem import copy_user_highpage
@@ -69,7 +59,6 @@ from mmigrate.linux.kernel.page_flags import (
     PageCompound,
     PageKsm,
     PageLocked,
-    PageMlocked,
     PageSwapCache,
     PageUptodate,
     SetPageDirty,
@@ -78,19 +67,14 @@ from mmigrate.linux.kernel.page_flags import (
     page_anon_vma,
     page_mapping_of,
     set_page_mapping,
-    trylock_page,
     unlock_page,
 )
 from mmigrate.linux.kernel.page_ref import (
     compound_head,
     get_page,
     get_page_unless_zero,
-    page_count,
-    page_mapcount,
-    page_mapped,
     wait_until_unfrozen,
 )
-from mmigrate.linux.kernel.pgtable import ptep_get, set_pte_at
 from mmigrate.linux.kernel.rwsem import (
     RwSemaphore,
     down_read,
@@ -103,16 +87,12 @@ from mmigrate.linux.kernel.spinlock import SpinLock, spin_lock, spin_unlock
 from mmigrate.linux.mm import (
     fork,
     gup,
-    huge_split,
+    ksm_merge,
     memory,
     mempolicy,
-    mlock,
     mmap,
-    mmu_notifier,
-    page_writeback,
     rmap,
     swap,
-    swapfile,
 )
 from mmigrate.linux.mm.rmap_walk_control import RmapWalkControl
 
@@ -152,15 +132,6 @@ def page_stable_node(page: Page) -> StableNode | None:
 
 def _get_kpfn_nid(kernel: Kernel, kpfn: int) -> int:
     return 0 if state(kernel).merge_across_nodes else kernel.page_of(kpfn).zone.nid
-
-
-def memcmp_pages(one: Page, other: Page) -> int:
-    """mm/ksm.c: memcmp_pages."""
-    for page in (one, other):
-        if sched.hook is not None:
-            READ_ONCE(page, "data")
-    a, b = bytes(one.data or b""), bytes(other.data or b"")
-    return (a > b) - (a < b)
 
 
 # --- who takes part ---
@@ -438,114 +409,7 @@ def _remove_trailing_rmap_items(kernel: Kernel, slot: MmSlot, position: int) -> 
         state(kernel).rmap_items -= 1
 
 
-# --- merging ---
-
-
-def write_protect_page(vma: Vma, page: Page) -> int | None:
-    """Let nobody write to @page through @vma; the pte then, None if that cannot be promised: it
-    is not mapped here, or somebody has pinned it  (mm/ksm.c: write_protect_page)."""
-    mm = vma.vm_mm
-    addr = rmap.page_address_in_vma(page, vma)
-    if addr is None:
-        return None
-    BUG_ON(bool(PageCompound(page)), "write_protect_page of a huge page", page)
-    mmu_notifier.mmu_notifier_invalidate_range_start(mm, addr, addr + PAGE_SIZE)
-    pt = rmap.page_check_address(page, mm, addr, False)
-    found: int | None = None
-    if pt is not None:
-        ptl = pt.ptl
-        pte = ptep_get(pt, addr)
-        found = pte
-        if pte_write(pte) or pte_dirty(pte) or _never_shared(page):
-            swapped = 1 if PageSwapCache(page) else 0
-            entry = mmu_notifier.ptep_clear_flush_notify(vma, addr, pt)
-            # A pin may be I/O into the page, which knows of no write protection.
-            if page_mapcount(page) + 1 + swapped != page_count(page):
-                set_pte_at(mm, addr, pt, entry)
-                found = None
-            else:
-                if pte_dirty(entry):
-                    page_writeback.set_page_dirty(page)
-                found = pte_mkclean(pte_wrprotect(entry))
-                mmu_notifier.set_pte_at_notify(mm, addr, pt, found)
-        spin_unlock(ptl)
-    mmu_notifier.mmu_notifier_invalidate_range_end(mm, addr, addr + PAGE_SIZE)
-    return found
-
-
-def _never_shared(page: Page) -> bool:
-    """Later kernels promise the owner of such a page that it stays the page that others have a
-    reference on.  v3.19 merges a pinned page whose pte a migration that failed left clean."""
-    return not page.flags & PG_anon_shared and page.zone.kernel.has(REMEMBER_EXCLUSIVE)
-
-
-def replace_page(vma: Vma, page: Page, kpage: Page, orig_pte: int) -> int:
-    """Map @kpage where @page is; 0 or -EFAULT  (mm/ksm.c: replace_page)."""
-    mm = vma.vm_mm
-    addr = rmap.page_address_in_vma(page, vma)
-    if addr is None:
-        return -EFAULT
-    pt = rmap.mm_find_pmd(mm, addr)
-    if pt is None:
-        return -EFAULT
-    mmu_notifier.mmu_notifier_invalidate_range_start(mm, addr, addr + PAGE_SIZE)
-    error = -EFAULT
-    ptl = spin_lock(pt.ptl)
-    if ptep_get(pt, addr) == orig_pte:
-        get_page(kpage)
-        rmap.page_add_anon_rmap(kpage, vma, addr)
-        mmu_notifier.ptep_clear_flush_notify(vma, addr, pt)
-        mmu_notifier.set_pte_at_notify(mm, addr, pt, memory.mk_pte(kpage, vma))
-        rmap.page_remove_rmap(page)
-        if not page_mapped(page):
-            swapfile.try_to_free_swap(page)
-        swap.put_page(page)
-        error = 0
-    spin_unlock(ptl)
-    mmu_notifier.mmu_notifier_invalidate_range_end(mm, addr, addr + PAGE_SIZE)
-    return error
-
-
-def try_to_merge_one_page(vma: Vma, page: Page, kpage: Page | None) -> int:
-    """Make @page a KSM page (None) or replace it by one; 0 or -EFAULT
-    (mm/ksm.c: try_to_merge_one_page)."""
-    if page is kpage:
-        return 0
-    if not vma.vm_flags & VM_MERGEABLE:
-        return -EFAULT
-    if PageCompound(page) and _split(page):
-        return -EFAULT
-    if not PageAnon(page):
-        return -EFAULT
-    if not trylock_page(page):
-        return -EFAULT
-    error = -EFAULT
-    orig_pte = write_protect_page(vma, page)
-    if orig_pte is not None:
-        if kpage is None:
-            # A KSM page without node: stable_tree_insert will give it one.
-            set_page_mapping(page, NO_STABLE_NODE)
-            swap.mark_page_accessed(page)
-            error = 0
-        elif memcmp_pages(page, kpage) == 0:
-            error = replace_page(vma, page, kpage, orig_pte)
-    if vma_flags(vma) & VM_LOCKED and kpage is not None and not error:
-        mlock.munlock_vma_page(page)
-        if not PageMlocked(kpage):
-            unlock_page(page)
-            lock_page(kpage)
-            mlock.mlock_vma_page(kpage)
-            page = kpage
-    unlock_page(page)
-    return error
-
-
-def _split(page: Page) -> bool:
-    """Split a huge page; whether it still is one  (mm/ksm.c: page_trans_compound_anon_split)."""
-    head = compound_head(page)
-    if not PageAnon(head):
-        return False
-    return bool(huge_split.split_huge_page(head))
+# --- merging; of one page, see ksm_merge.py ---
 
 
 def _try_to_merge_with_ksm_page(item: RmapItem, page: Page, kpage: Page | None) -> int:
@@ -557,7 +421,7 @@ def _try_to_merge_with_ksm_page(item: RmapItem, page: Page, kpage: Page | None) 
         vma = mmap.find_vma(mm, item.address)
         if vma is None or vma.vm_start > item.address:
             return -EFAULT
-        error = try_to_merge_one_page(vma, page, kpage)
+        error = ksm_merge.try_to_merge_one_page(vma, page, kpage)
         if error:
             return error
         _remove_rmap_item_from_tree(mm.kernel, item)
@@ -602,7 +466,7 @@ def _stable_tree_search(kernel: Kernel, page: Page) -> Page | None:
             tree_page = get_ksm_page(kernel, node, False)
             if tree_page is None:
                 return None
-            order = memcmp_pages(page, tree_page)
+            order = ksm_merge.memcmp_pages(page, tree_page)
             swap.put_page(tree_page)
             if order == 0:
                 found = node
@@ -664,7 +528,7 @@ def _stable_tree_insert(kernel: Kernel, kpage: Page) -> StableNode | None:
         tree_page = get_ksm_page(kernel, tree[middle], False)
         if tree_page is None:
             return None
-        order = memcmp_pages(kpage, tree_page)
+        order = ksm_merge.memcmp_pages(kpage, tree_page)
         swap.put_page(tree_page)
         if order == 0:
             return None
@@ -694,7 +558,7 @@ def _unstable_tree_search_insert(
         if page is tree_page:
             swap.put_page(tree_page)
             return None
-        order = memcmp_pages(page, tree_page)
+        order = ksm_merge.memcmp_pages(page, tree_page)
         if order == 0:
             if not ksm.merge_across_nodes and tree_page.zone.nid != nid:
                 swap.put_page(tree_page)  # it has moved since
