@@ -8,7 +8,7 @@ import pytest
 
 from mmigrate import MiB, Reason
 from mmigrate.cli.plan import as_object, make_plan
-from mmigrate.errors import UsageError
+from mmigrate.errors import EnvironmentLacks, UsageError
 from mmigrate.snapshot.plan import plan_migration
 from mmigrate.snapshot.rebuild import rebuild
 from mmigrate.snapshot.recorder import record
@@ -156,6 +156,21 @@ def test_the_json_form(snapshot):
 def test_machines_that_do_not_fit(snapshot, sizes, sources, targets, sentence):
     with pytest.raises(UsageError, match=sentence):
         make_plan(snapshot, sizes, sources, targets, lambda *_: None)
+
+
+def test_what_cannot_have_room_is_refused_before_it_is_tried():
+    """A file may say anything: here of a process of four TiB."""
+    vmas = [area(1 << 40, 1 << 30, [(1 << 30, 1)])]
+    with pytest.raises(UsageError, match="node 0 has 4096 MiB, which is too small"):
+        rebuild(small(vmas=vmas))
+    taken = small(vmas=vmas)
+    with pytest.raises(EnvironmentLacks, match="a model of 1,073,741,824 pages takes about 1,100"):
+        make_plan(taken, [1 << 50, MiB(4)], "0", "1", lambda *_: None)
+
+
+def test_more_numbers_of_huge_pages_than_nodes(snapshot):
+    with pytest.raises(UsageError, match="--hugepages has 3 numbers, and the machine 2 nodes"):
+        make_plan(snapshot, SIZES, "0", "1", lambda *_: None, free_huge=[1, 2, 3])
 
 
 @pytest.mark.parametrize(

@@ -16,17 +16,20 @@ from rich.markup import escape
 from mmigrate.api import Reason
 from mmigrate.cli import output
 from mmigrate.cli.sizes import parse_counts, parse_sizes
-from mmigrate.errors import UsageError
+from mmigrate.errors import EnvironmentLacks, UsageError
 from mmigrate.report.migration_plan import plan_tables
 from mmigrate.snapshot import format as snapshot_format
 from mmigrate.snapshot.forms import Form
 from mmigrate.snapshot.garbage import uncollected
+from mmigrate.snapshot.machine_files import available_memory
 from mmigrate.snapshot.nodeset import describe, parse_nodes
 from mmigrate.snapshot.plan import FormPlan, Plan, plan_migration
 from mmigrate.snapshot.rebuild import machine_sizes, rebuild
 from mmigrate.snapshot.snapshot import Snapshot
+from mmigrate.units import GiB
 
 SHOWN_AREAS = 15
+BYTES_A_PAGE = 1100  # that the model takes at most, while the oracles read it
 
 
 def command(
@@ -73,6 +76,7 @@ def command(
     \b
     Exit code: 0 planned, even if pages stay; 1 an oracle found the model wrong;
                2 the file cannot be read, or a node does not exist or has no room
+               3 this computer has not the memory for a model of so many pages
     """
     snapshot = snapshot_format.read(file)
     sizes = None if nodes is None else parse_sizes(nodes)
@@ -128,6 +132,7 @@ def make_plan(
         raise UsageError(
             f"--hugepages has {len(free_huge)} numbers, and the machine {len(by_node)} nodes"
         )
+    _check_room_here(snapshot)
     rebuilt = rebuild(snapshot, sizes, privileged=privileged, free_huge=free_huge, progress=report)
     try:
         plan = plan_migration(rebuilt, chosen_sources, chosen_targets, progress=report)
@@ -141,6 +146,19 @@ def make_plan(
     report("checking", 0, 0)
     with uncollected():
         return plan, rebuilt.machine.check()
+
+
+def _check_room_here(snapshot: Snapshot) -> None:
+    """Raises EnvironmentLacks: the model of the process would not fit in this computer."""
+    total = snapshot.summary()
+    pages = total.resident + total.swapped
+    available = available_memory()
+    if available is not None and pages * BYTES_A_PAGE > available:
+        raise EnvironmentLacks(
+            f"a model of {pages:,} pages takes about {pages * BYTES_A_PAGE / GiB(1):,.1f} GiB of "
+            f"memory, and {available / GiB(1):,.1f} GiB are to be had on this computer; "
+            "plan on a larger one"
+        )
 
 
 def as_object(plan: Plan) -> dict[str, Any]:

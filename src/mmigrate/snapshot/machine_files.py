@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -69,6 +70,12 @@ def thp_setting(mm: Path = MM) -> str:
     """Which areas get transparent huge pages: "always", "madvise", "never", or "" if the kernel
     has none."""
     return procfs.parse_choice(text_or_empty(mm / "transparent_hugepage" / "enabled"))
+
+
+def available_memory(proc: Path = PROC) -> int | None:
+    """Bytes that a program can still have here without swapping; None where that is not told."""
+    found = re.search(r"^MemAvailable:\s*([0-9]{1,15}) kB", text_or_empty(proc / "meminfo"), re.M)
+    return None if found is None else int(found[1]) << 10
 
 
 def text_or_empty(path: Path) -> str:

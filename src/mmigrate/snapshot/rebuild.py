@@ -42,9 +42,10 @@ from mmigrate.machine.machine import Machine
 from mmigrate.machine.process import Process
 from mmigrate.snapshot.forms import HUGE_SIZE, Form, Piece, pieces
 from mmigrate.snapshot.garbage import uncollected
-from mmigrate.snapshot.nodeset import MAX_NODES, describe, parse_list, parse_policy
+from mmigrate.snapshot.nodeset import MAX_NODES, parse_list, parse_policy
 from mmigrate.snapshot.rebuild_merged import groups_of, merge
 from mmigrate.snapshot.rebuild_pools import make_pools, plan_pools, settle_pools
+from mmigrate.snapshot.rebuild_room import check_nodes, check_room, too_small
 from mmigrate.snapshot.records import PageState, VmaRecord
 from mmigrate.snapshot.snapshot import Snapshot
 
@@ -170,13 +171,14 @@ class _Builder:
                 f"the process has pages of {self.snapshot.page_size} bytes; "
                 f"the model has pages of {PAGE_SIZE}"
             )
-        self._check_nodes()
+        check_nodes(self.snapshot, self.sizes)
         kernel = self.machine.kernel
         # A load maps that page alone: what is cached nearby the process had mapped, or had not.
         around, kernel.fault_around_bytes = kernel.fault_around_bytes, PAGE_SIZE
         # Where there is too little memory none of those goes who share pages with the process.
         kill, kernel.kill_process = kernel.kill_process, nobody_dies
         make_pools(self.machine, self.pools)
+        check_room(self.snapshot, self.sizes)
         self._join_groups()
         areas = [(vma, mapping) for vma in self.snapshot.vmas if (mapping := self._map(vma))]
         try:
@@ -191,10 +193,7 @@ class _Builder:
         except MemoryFault as fault:
             if fault.signal != "SIGKILL":
                 raise ScenarioError(f"could not rebuild the process: {fault}") from fault
-            raise UsageError(
-                f"node {max(self.node, 0)} has {self.sizes[max(self.node, 0)] >> 20} MiB, which "
-                "is too small for the recorded pages; give larger --nodes"
-            ) from fault
+            raise too_small(max(self.node, 0), self.sizes) from fault
         self.process.set_mempolicy("default")
         settle_pools(self.machine, self.pools)
         self._enter_cpuset()
@@ -208,15 +207,6 @@ class _Builder:
         self.machine.finish_io()
         self.progress("rebuilding", self.total, self.total)
         return self.rebuilt
-
-    def _check_nodes(self) -> None:
-        used = {node for node in self.snapshot.summary().by_node if node >= 0}
-        for node in sorted(used):
-            if node >= len(self.sizes) or not self.sizes[node]:
-                there = [number for number, size in enumerate(self.sizes) if size]
-                raise UsageError(
-                    f"the process has pages on node {node}, and the machine has {describe(there)}"
-                )
 
     # --- areas ---
 
