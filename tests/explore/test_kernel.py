@@ -12,6 +12,7 @@ from mmigrate.explore.search import rare_collections
 from mmigrate.explore.strategies import Chosen, DepthFirst, RandomWalk
 from mmigrate.explore.target import Target
 from mmigrate.history import CATALOGUE
+from mmigrate.linux.include.mm import MADV_SOFT_OFFLINE
 from tests.explore.searching import reduced
 
 NODES = (MiB(2), MiB(2))
@@ -139,3 +140,29 @@ def test_waits_for_frozen_pages(commit):
             executions += 1
     assert executions == 100
     assert not search.diverged
+
+
+def two_suspect_the_same_huge_page(machine):
+    machine.hugepages(3, node=0)
+    app = machine.process("app")
+    area = app.mmap(MiB(2), hugetlb=MiB(2))
+    app.write(area.start, b"huge")
+    for _ in range(2):
+        machine.start(app.madvise, area.start, MADV_SOFT_OFFLINE, 4096)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fixed", [(), ("bcc54222309c",)])
+def test_two_take_the_same_huge_page_out_of_use(fixed):
+    """A known defect of v3.19, which asks nobody whether it is isolated."""
+    result = explore(
+        two_suspect_the_same_huge_page,
+        machine={"nodes": (MiB(32), MiB(32)), "cpus": (0, 0, 1)},
+        backports=("second-look-lets-go", "2c7452a075d4", "30809f559a0d", *fixed),
+        max_executions=200,
+        minimise=False,
+    )
+    if fixed:
+        assert (result.executions, result.found) == (200, False)
+    else:
+        assert result.violation.oracle == "references"

@@ -67,6 +67,8 @@ def test_two_machines_live_side_by_side(machine):
         ({"nodes": (MiB(8), 5000)}, "not a number of whole pages"),
         ({"nodes": (MiB(8),), "cpus": (1,)}, "must name the node of each CPU"),
         ({"nodes": (MiB(8), MiB(8)), "distances": ((10,),)}, "distances must be 2 rows"),
+        ({"nodes": (MiB(8),), "movable": (MiB(5),)}, "all memory is movable"),
+        ({"nodes": (MiB(8), MiB(8)), "movable": (MiB(4),)}, "bytes for each of 2 nodes"),
     ],
 )
 def test_machines_that_cannot_be(arguments, sentence):

@@ -118,6 +118,7 @@ class Machine(ProcFiles):
         kswapd: bool = False,
     ) -> None:
         _check_shape(nodes, cpus, distances)
+        _check_movable(nodes, movable)
         if thp not in ("always", "madvise", "never"):
             raise ScenarioError(f'thp="{thp}"; use "always", "madvise" or "never"')
         absent = absent_commits(kernel, without=without, backports=backports)
@@ -576,6 +577,19 @@ class Machine(ProcFiles):
         from mmigrate.check import check
 
         return check(self)
+
+
+def _check_movable(nodes: Sequence[int], movable: Sequence[int] | None) -> None:
+    if movable is None:
+        return
+    if len(movable) != len(nodes) or min(movable) < 0:
+        raise ScenarioError(
+            f"movable={list(movable)} must give bytes for each of {len(nodes)} nodes"
+        )
+    if all(-(-part // MiB(4)) * MiB(4) >= size for size, part in zip(nodes, movable, strict=True)):
+        raise ScenarioError(
+            "all memory is movable, in units of 4 MiB: the kernel needs some itself"
+        )
 
 
 def _check_shape(

@@ -22,6 +22,7 @@ from mmigrate.linux.include.mmzone import Zone
 from mmigrate.linux.include.pgtable import PAGE_SIZE
 from mmigrate.linux.include.sched import Task, capable
 from mmigrate.linux.include.switches import (
+    ACTIVE_HUGE_PAGES,
     BAD_PAGE_IS_BUSY,
     BAD_PAGE_LEAVES_ALONE,
     PUT_BACK_ONCE,
@@ -152,7 +153,12 @@ def _mark_huge(head: Page) -> None:
 
 def soft_offline_huge_page(head: Page) -> int:
     """Move a page of hugetlb away; the caller's reference is that of the isolation
-    (mm/memory-failure.c: soft_offline_huge_page)."""
+    (mm/memory-failure.c: soft_offline_huge_page).
+
+    Known defect of v3.19: whether somebody else has isolated it already is not asked.
+    Differs: with the later commit the caller's reference is dropped if somebody has, too, which
+    took a further commit of v4.3.
+    """
     lock_page(head)
     if PageHWPoison(head):
         unlock_page(head)
@@ -160,8 +166,14 @@ def soft_offline_huge_page(head: Page) -> int:
         return -EBUSY
     unlock_page(head)
     pagelist = ListHead()
-    list_del(head)
-    list_add(head, pagelist)
+    if head.zone.kernel.has(ACTIVE_HUGE_PAGES):
+        isolated = hugetlb_pool.isolate_huge_page(head, pagelist)
+        swap.put_page(head)
+        if not isolated:
+            return -EBUSY
+    else:
+        list_del(head)
+        list_add(head, pagelist)
     ret = migrate.migrate_pages(
         pagelist, new_page, None, MPOL_MF_MOVE_ALL, MIGRATE_SYNC, MR_MEMORY_FAILURE
     )
