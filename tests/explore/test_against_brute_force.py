@@ -6,7 +6,7 @@ The long form: HYPOTHESIS_PROFILE=long pytest tests/explore/test_against_brute_f
 from functools import partial
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mmigrate.explore import Shared
@@ -49,6 +49,8 @@ def examples(number):
     return settings(settings.default, max_examples=50 * number if profile == "long" else number)
 
 
+# A word of one task alone, asked for its steps while some of them were still to be placed.
+@example([([("load", 0, [])], 1), ([("spin", 0, [("try spin", 0, [("load", 0, [])])])], 1)])
 @examples(60)
 @given(programs(NESTING))
 def test_generated_programs(tasks):

@@ -220,6 +220,8 @@ class Trace:
                     start = index - 1
                 here = index + 1
                 word, kind = words[index], kinds[index]
+                if user[word] >= 0 and user[word] != task:
+                    self._open(word, *self._find(word))
                 if shared_cpu and self.cpu_kinds[index] != INSIDE:
                     past, more = self._place(
                         index, self.step(index), log[index], waits.get(index), (start, past)
@@ -255,23 +257,28 @@ class Trace:
         return self.before[-1]
 
     def touched(self, word: int, *, only_writes: bool) -> list[int]:
-        """The steps on a word."""
-        if self.user[word] >= 0:
-            self._open(word)
-        return self.writes[word] if only_writes else self.accesses[word]
+        """The steps on a word, of those that have been placed."""
+        if self.user[word] < 0:
+            return self.writes[word] if only_writes else self.accesses[word]
+        accesses, writes = self._find(word)
+        if len(self.before) == len(self.words):  # all of them have
+            self._open(word, accesses, writes)
+        return writes if only_writes else accesses
 
-    def _open(self, word: int) -> None:
-        """Find the steps on a word."""
+    def _open(self, word: int, accesses: list[int], writes: list[int]) -> None:
+        """From now on its steps are put into lists; these are those there are."""
         self.user[word] = SEVERAL
-        words, kinds, accesses, writes = self.words, self.kinds, self.accesses, self.writes
-        index, end = -1, len(self.before)
+        self.accesses[word], self.writes[word] = accesses, writes
+
+    def _find(self, word: int) -> tuple[list[int], list[int]]:
+        words, index, end = self.words, -1, len(self.before)
+        accesses: list[int] = []
         for _ in range(words.count(word)):
             index = words.index(word, index + 1)
-            if index >= end:  # it is still to be placed
+            if index >= end:
                 break
-            accesses[word].append(index)
-            if kinds[index]:
-                writes[word].append(index)
+            accesses.append(index)
+        return accesses, [index for index in accesses if self.kinds[index]]
 
     def _start(self, task: int) -> tuple[int, int]:
         """The last step that the next one of a task needs, and all that happened before."""
@@ -370,7 +377,7 @@ class Trace:
         written = self.touched(word, only_writes=True)
         if kind == READ:
             return written[-1:]
-        accesses = self.accesses[word]
+        accesses = self.touched(word, only_writes=False)
         if not written:
             return accesses[::-1]
         return accesses[bisect_left(accesses, written[-1]) :][::-1]
