@@ -5,6 +5,7 @@ import errno
 import pytest
 
 from mmigrate import Machine, MiB, Reason
+from mmigrate.linux.include.mm import MADV_MERGEABLE
 
 NODES = (MiB(64),) * 3
 
@@ -117,3 +118,17 @@ def test_locked_memory_that_becomes_writable_is_copied_since_v4_2():
         app.mprotect(heap, "rw")
         assert (app.placement(heap) == {}) == faults  # still the page of zeroes
         assert machine.check() == []
+
+
+@pytest.mark.parametrize(("kernel", "not_moved"), [("v3.19", 0), ("v6.1", 0), ("v6.12", 2)])
+def test_what_cannot_be_isolated_counts_for_migrate_pages(kernel, not_moved):
+    """One merged page is met at three places, and can be isolated at the first only."""
+    machine = Machine(nodes=(MiB(8), MiB(8)), kernel=kernel)
+    app = machine.process("app")
+    heap = app.mmap(pages=3)
+    app.touch(heap)
+    app.madvise(heap, MADV_MERGEABLE)
+    machine.ksm_scan()
+    assert app.migrate_pages([0], [1]) == not_moved
+    assert app.placement(heap) == {1: 3}
+    assert machine.check() == []

@@ -29,6 +29,7 @@ from mmigrate.linux.include.pgtable import (
     pte_present,
 )
 from mmigrate.linux.include.switches import (
+    FAILED_SYSCALL_COUNT,
     KILL_VMA_MIGRATE,
     MBIND_FINDS_HOLES,
     MBIND_KEEPS_POLICY_AT_HAND,
@@ -58,25 +59,34 @@ from mmigrate.linux.mm import (
 from mmigrate.linux.mm import vma as areas
 
 
-def migrate_page_add(page: Page, pagelist: ListHead, flags: int) -> None:
-    """Isolate a page unless others map it too and only exclusive ones are wanted
-    (mm/mempolicy.c: migrate_page_add)."""
+def migrate_page_add(page: Page, pagelist: ListHead, flags: int) -> bool:
+    """Isolate a page unless others map it too and only exclusive ones are wanted; False if it
+    cannot be isolated  (mm/mempolicy.c: migrate_page_add).
+
+    Differs: that is told of later kernels only (migrate_folio_add of v6.7).
+    """
     reasons = page.zone.kernel.reasons
     if not flags & MPOL_MF_MOVE_ALL and page_mapcount(page) != 1:
         reasons[page.pfn] = Reason.SHARED
     elif vmscan.isolate_lru_page(page):
         reasons[page.pfn] = Reason.NOT_ON_LRU
+        return False
     else:
         list_add_tail(page, pagelist)
         page.zone.vm_stat[NR_ISOLATED_ANON + page_is_file_cache(page)] += 1
+    return True
 
 
 def queue_pages_range(
     mm: Mm, start: int, end: int, mask: int, flags: int, pagelist: ListHead
 ) -> int:
     """Collect the pages of a range that are on nodes of @mask (with MPOL_MF_INVERT: that are
-    not).  0, -EFAULT for a hole, -EIO for a misplaced page that may not be moved.  mmap_sem
-    is held  (mm/mempolicy.c: queue_pages_range)."""
+    not).  How many could not be isolated, -EFAULT for a hole, -EIO for a misplaced page that may
+    not be moved.  mmap_sem is held  (mm/mempolicy.c: queue_pages_range).
+
+    Differs: v3.19 does not tell how many, and its callers here do not ask.
+    """
+    failed = 0
     first = areas.find_vma(mm, start)
     if first is None:
         return -EFAULT
@@ -104,9 +114,10 @@ def queue_pages_range(
             error = _queue_vma(
                 vma, max(start, vma.vm_start), min(end, vma.vm_end), mask, flags, pagelist
             )
-            if error:
+            if error < 0:
                 return error
-    return -EFAULT if finds_holes and previous is None else 0
+            failed += error
+    return -EFAULT if finds_holes and previous is None else failed
 
 
 def _hole_at(vma: Vma, previous: Vma | None, following: Vma | None, start: int, end: int) -> bool:
@@ -120,8 +131,8 @@ def _hole_at(vma: Vma, previous: Vma | None, following: Vma | None, start: int, 
 def _queue_vma(vma: Vma, start: int, end: int, mask: int, flags: int, pagelist: ListHead) -> int:
     """mm/mempolicy.c: queue_pages_pte_range, for all tables of an area."""
     if vma.vm_flags & VM_HUGETLB:
-        _queue_hugetlb(vma, start, end, mask, flags, pagelist)
-        return 0
+        return _queue_hugetlb(vma, start, end, mask, flags, pagelist)
+    failed = 0
     inverted = bool(flags & MPOL_MF_INVERT)
     move = flags & (MPOL_MF_MOVE | MPOL_MF_MOVE_ALL)
     while start < end:
@@ -145,18 +156,20 @@ def _queue_vma(vma: Vma, start: int, end: int, mask: int, flags: int, pagelist: 
                         continue
                     if not move:
                         return -EIO
-                    migrate_page_add(page, pagelist, flags)
+                    failed += not migrate_page_add(page, pagelist, flags)
             sched.cond_resched()
         start = stop
-    return 0
+    return failed
 
 
 def _queue_hugetlb(
     vma: Vma, start: int, end: int, mask: int, flags: int, pagelist: ListHead
-) -> None:
-    """Isolate pages of 2 MiB; those of 1 GiB are passed over, and MPOL_MF_STRICT alone is not
-    heard  (mm/mempolicy.c: queue_pages_hugetlb_pmd_range)."""
+) -> int:
+    """Isolate pages of 2 MiB, and count those that could not be; those of 1 GiB are passed
+    over, and MPOL_MF_STRICT alone is not heard
+    (mm/mempolicy.c: queue_pages_hugetlb_pmd_range)."""
     mm = vma.vm_mm
+    failed = 0
     inverted = bool(flags & MPOL_MF_INVERT)
     start &= PMD_MASK
     for addr in range(start, end, PMD_SIZE):
@@ -171,9 +184,10 @@ def _queue_hugetlb(
             if bool(mask >> page.zone.nid & 1) == inverted:
                 continue
             if flags & MPOL_MF_MOVE_ALL or (flags & MPOL_MF_MOVE and page_mapcount(page) == 1):
-                hugetlb_pool.isolate_huge_page(page, pagelist)
+                failed += not hugetlb_pool.isolate_huge_page(page, pagelist)
             elif flags & MPOL_MF_MOVE:
                 mm.kernel.reasons[page.pfn] = Reason.SHARED
+    return failed
 
 
 def new_node_page(page: Page, node: int, _result: list[Any]) -> Page | None:
@@ -192,15 +206,17 @@ def migrate_to_node(mm: Mm, source: int, dest: int, flags: int) -> int:
     """Move what a process has on one node to another; how many pages could not be moved, or
     -ENOMEM  (mm/mempolicy.c: migrate_to_node)."""
     pagelist = ListHead()
-    queue_pages_range(
+    failed = queue_pages_range(
         mm, mm.mmap[0].vm_start, TASK_SIZE, 1 << source, flags | MPOL_MF_DISCONTIG_OK, pagelist
     )
+    if not mm.kernel.has(FAILED_SYSCALL_COUNT):
+        failed = 0
     if list_empty(pagelist):
-        return 0
+        return failed
     error = migrate.migrate_pages(pagelist, new_node_page, None, dest, MIGRATE_SYNC, MR_SYSCALL)
     if error:
         migrate.putback_movable_pages(pagelist)
-    return error
+    return error if error < 0 else error + failed
 
 
 def do_migrate_pages(mm: Mm, from_: int, to: int, flags: int) -> int:

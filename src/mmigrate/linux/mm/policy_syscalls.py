@@ -122,7 +122,7 @@ def do_mbind(
         error = mempolicy.mpol_set_nodemask(new, mask, task)
         if error:
             return error
-        error = queue_pages_range(mm, start, end, mask, flags | MPOL_MF_INVERT, pagelist)
+        error = min(0, queue_pages_range(mm, start, end, mask, flags | MPOL_MF_INVERT, pagelist))
         if not error:
             error = mbind_range(mm, start, end, new)
         if error:
