@@ -210,7 +210,8 @@ def files_of_all_kinds(machine):
         file = machine.file(kind, 8192, fs=kind, data=b"hello")
         view = app.mmap(8192, file=file, shared=True)
         assert app.read(view.start, 5) == b"hello"
-        assert app.move_pages(view[0:1], node=1).status == (1,), kind
+        if kind != "ramfs":  # whose pages are dirty and cannot be written, so that they stay
+            assert app.move_pages(view[0:1], node=1).status == (1,), kind
         app.write(view.start, b"H")
         machine.writeback(file)
         machine.fsync(file)
