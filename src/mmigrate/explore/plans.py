@@ -170,7 +170,7 @@ class Wanted:
                 if index < second and dependent(trace.step(index), last):
                     needs |= before[index]
         elif last.word >= 0:
-            for index in reversed(trace.touched(last.word, only_writes=not last.kind)):
+            for index in reversed((trace.accesses if last.kind else trace.writes)[last.word]):
                 if index <= self.first:
                     break
                 if index < second and mask >> index & 1:
@@ -229,7 +229,7 @@ class Wanted:
         if step.word < 0:
             return False
         mask = self.mask
-        touched = trace.touched(step.word, only_writes=not step.kind)
+        touched = (trace.accesses if step.kind else trace.writes)[step.word]
         return any(mask >> index & 1 for index in touched)
 
     def take(self, task: int) -> None:

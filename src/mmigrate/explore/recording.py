@@ -122,16 +122,8 @@ class Recording(Execution):
             self.note_new_tasks(me)
         if self.left:
             raise self.differs()
-        position = self._position
-        if position < len(self.prefix):
-            number, count = self.prefix[position]
-            self._position = position + 1
-            repeated = self.tasks.get(number)
-            if repeated is None or repeated.finished:
-                raise self.differs()
-            self.log.append(repeated.access[:2])
-            self.left = count - 1
-            return repeated
+        if self._position < len(self.prefix):
+            return self._repeat()
         self._complete()
         index = len(self.log)
         if index >= self.max_steps:
@@ -142,13 +134,14 @@ class Recording(Execution):
             return None
         obj, name, kind = chosen.access
         new = self.new
-        self._waited = waited = []
+        waited = []
         for other in self.scheduler.alive:
             if other.until is not None and other is not chosen:
                 access = other.access
                 waited.append((access[0], access[1]))
                 if access[0] is obj and access[1] == name and not other.until():
                     new.blocked[index] = new.blocked.get(index, 0) | 1 << other.index
+        self._waited = waited
         if chosen.until is not None:
             new.waits[index] = chosen.until
         self.log.append((obj, name))
@@ -172,6 +165,16 @@ class Recording(Execution):
         names = [(name_of(obj), name) for obj, name in self.log]
         return [(task, *name) for task, name in zip(self.all_tasks(), names, strict=True)]
 
+    def _repeat(self) -> Task:
+        number, count = self.prefix[self._position]
+        self._position += 1
+        chosen = self.tasks.get(number)
+        if chosen is None or chosen.finished:
+            raise self.differs()
+        self.log.append(chosen.access[:2])
+        self.left = count - 1
+        return chosen
+
     def _complete(self) -> None:
         """The steps of the running task are over: what they did to its CPU is known, and whom
         they wake."""
@@ -184,17 +187,17 @@ class Recording(Execution):
         assert self._cpu is not None
         new, held = self.new, self._held
         steps = self.log[self._from :]
-        after = [*held[1:], 0 if last.finished else last.preempt_count]
-        cpu_kinds = [
-            (INSIDE if then else RELEASES)
-            if before
-            else ACQUIRES
-            if then
-            else TRIED
-            if type(obj) is SpinLock
-            else PASSES
-            for (obj, _), before, then in zip(steps, held, after, strict=True)
-        ]
+        held.append(0 if last.finished else last.preempt_count)
+        cpu_kinds = []
+        before = held[0]
+        for (obj, _), after in zip(steps, held[1:], strict=True):
+            if before:
+                cpu_kinds.append(INSIDE if after else RELEASES)
+            elif after:
+                cpu_kinds.append(ACQUIRES)
+            else:
+                cpu_kinds.append(TRIED if type(obj) is SpinLock else PASSES)
+            before = after
         new.rows.append((last.index, self._cpu.number, len(steps)))
         new.cpu_kinds += cpu_kinds
         if self.asleep:
@@ -207,12 +210,8 @@ class Recording(Execution):
     ) -> None:
         """Whom steps of a task wake, one after the other."""
         sleep = self.new.sleep
-        sleepers = [self.tasks[number] for number in self.asleep]
-        words = [sleeper.access[:2] for sleeper in sleepers]
-        same_cpu = any(sleeper.cpu.number == cpu for sleeper in sleepers)
-        if not same_cpu and not any(word in steps for word in words):
-            sleep += [self.asleep] * len(steps)
-            return
+        words = {self.tasks[number].access[:2] for number in self.asleep}
+        same_cpu = any(self.tasks[number].cpu.number == cpu for number in self.asleep)
         kinds = self.kinds[self._from :]
         for key, kind, cpu_kind in zip(steps, kinds, cpu_kinds, strict=True):
             sleep.append(self.asleep)

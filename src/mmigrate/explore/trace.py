@@ -27,6 +27,11 @@ SEVERAL: Final = -2  # tasks use a word
 OF_TASKS: Final = -3  # a word that is written by the end of a task
 
 
+def _cut(steps: list[int], length: int) -> None:
+    while steps and steps[-1] >= length:
+        steps.pop()
+
+
 class Kept:
     """The steps that are neither dropped nor happened after something that is."""
 
@@ -39,23 +44,6 @@ class Kept:
 
     def __contains__(self, index: int) -> bool:
         return not self._before[index] & self._dropped
-
-
-class _Numbers(dict[tuple[Any, Any], int]):
-    """The numbers of words; one that nobody has touched yet gets the next, and is @task's."""
-
-    def __init__(self, trace: Trace, log: list[tuple[Any, Any]]) -> None:
-        super().__init__(zip(log, trace.words, strict=False))
-        self.trace = trace
-        self.task = NOBODY
-
-    def __missing__(self, key: tuple[Any, Any]) -> int:
-        trace = self.trace
-        word = self[key] = len(trace.user)
-        trace.accesses.append([])
-        trace.writes.append([])
-        trace.user.append(OF_TASKS if key[1] == "finished" else self.task)
-        return word
 
 
 class Trace:
@@ -71,11 +59,11 @@ class Trace:
         self.states: list[Any] = []  # of its object, just before it
         # by step: the tasks that waited, just before it, for its word to change
         self.blocked: dict[int, int] = {}
-        # by word: its steps and those that write, once somebody asks (`touched`)
-        self.accesses: list[list[int]] = []
-        self.writes: list[list[int]] = []
-        # the task that alone took steps on it and has not been asked for them, or SEVERAL
-        self.user: list[int] = []
+        # by word
+        self.accesses: list[list[int]] = []  # its steps
+        self.writes: list[list[int]] = []  # those that write
+        self.first: list[int] = []  # the first of them
+        self.user: list[int] = []  # the task that alone took steps on it, or SEVERAL
         self.steps_of: dict[int, list[int]] = {}  # by task
         # rows of steps of one task: whose, and the first; a step that creates a task ends one
         self.row_tasks: list[int] = []
@@ -103,28 +91,26 @@ class Trace:
 
     def cut(self, length: int) -> None:
         """Forget all steps from @length on."""
-        accesses, writes, steps_of, user = self.accesses, self.writes, self.steps_of, self.user
-        for word, kind in zip(self.words[length:], self.kinds[length:], strict=True):
-            if user[word] < 0:
-                accesses[word].pop()
-                if kind:
-                    writes[word].pop()
-        words = max(self.words[:length], default=-1) + 1
-        if words < len(user):
-            del accesses[words:], writes[words:], user[words:]
-        for task in self.tasks[length:]:
-            taken = steps_of[task]
-            taken.pop()
-            if not taken:
-                del steps_of[task]
+        first, accesses, writes = self.first, self.accesses, self.writes
+        while first and first[-1] >= length:
+            first.pop()
+        words = len(first)
+        del accesses[words:], writes[words:], self.user[words:]
+        for word in {word for word in self.words[length:] if word < words}:
+            _cut(accesses[word], length)
+            _cut(writes[word], length)
         while self.row_starts and self.row_starts[-1] >= length:
             self.row_starts.pop()
             self.row_tasks.pop()
+        for task in set(self.tasks[length:]):
+            taken = self.steps_of[task]
+            _cut(taken, length)
+            if not taken:
+                del self.steps_of[task]
         for taken in self.cpu_accesses.values():
-            while taken and taken[-1] >= length:
-                taken.pop()
-        if self.blocked:
-            self.blocked = {n: tasks for n, tasks in self.blocked.items() if n < length}
+            _cut(taken, length)
+        for index in [index for index in self.blocked if index >= length]:
+            del self.blocked[index]
         for column in (
             self.tasks,
             self.words,
@@ -182,103 +168,65 @@ class Trace:
         self.kinds += run.kinds[known:]
         self.cpu_kinds += new.cpu_kinds
         self.states += new.states
-        numbers = _Numbers(self, log)
-        before, words, tasks, user = self.before, self.words, self.tasks, self.user
-        accesses, writes, kinds, waits = self.accesses, self.writes, self.kinds, new.waits
-        creations = {created + 1 for created in run.created_at.values()}
+        numbers: dict[tuple[Any, Any], int] = dict(zip(log, self.words, strict=False))
+        accesses, writes, user = self.accesses, self.writes, self.user
+        before, words, kinds = self.before, self.words, self.kinds
+        cpu_kinds, waits = self.cpu_kinds, new.waits
+        creations = {index + 1 for index in run.created_at.values()}
         races: list[Race] = []
-        at = known
+        index = known
         for task, cpu, count in new.rows:
-            start, past = self._start(task)
             mine = self.steps_of.setdefault(task, [])
-            if not self.row_tasks or self.row_tasks[-1] != task or at in creations:
+            start, past = self._start(task)
+            if not self.row_tasks or self.row_tasks[-1] != task or index in creations:
                 self.row_tasks.append(task)
-                self.row_starts.append(at)
+                self.row_starts.append(index)
             shared_cpu = self._shared(cpu, task)
-            here, at = at, at + count
-            row = range(here, at)
-            numbers.task = task
-            found = list(map(numbers.__getitem__, log[here:at]))
-            mine += row
-            words += found
-            tasks += [task] * count
+            last = index + count
+            self.tasks += [task] * count
             self.cpus += [cpu] * count
-            if shared_cpu:
-                cpu_kinds = self.cpu_kinds
-                asked = [
-                    index
-                    for index, word in zip(row, found, strict=True)
-                    if user[word] != task or cpu_kinds[index] != INSIDE
-                ]
-            else:
-                asked = [
-                    index for index, word in zip(row, found, strict=True) if user[word] != task
-                ]
-            for index in asked:
-                if index > here:
-                    past = self._follow(past, here, index)
-                    start = index - 1
-                here = index + 1
-                word, kind = words[index], kinds[index]
-                if user[word] >= 0 and user[word] != task:
-                    self._open(word, *self._find(word))
-                if shared_cpu and self.cpu_kinds[index] != INSIDE:
-                    past, more = self._place(
-                        index, self.step(index), log[index], waits.get(index), (start, past)
+            while index < last:
+                key = log[index]
+                word = numbers.get(key, NOBODY)
+                if word == NOBODY:
+                    word = numbers[key] = len(accesses)
+                    accesses.append([])
+                    writes.append([])
+                    self.first.append(index)
+                    user.append(OF_TASKS if key[1] == "finished" else task)
+                words.append(word)
+                if shared_cpu and cpu_kinds[index] != INSIDE:
+                    past, found = self._place(
+                        index, self.step(index), key, waits.get(index), (start, past)
                     )
-                    races += more
+                    races += found
                     self.cpu_accesses[cpu].append(index)
-                elif user[word] == OF_TASKS or index in waits:
-                    past, more = self._place(
-                        index, self.step(index), log[index], waits.get(index), (start, past)
+                    if user[word] != task and user[word] != OF_TASKS:
+                        user[word] = SEVERAL
+                elif user[word] == task:
+                    pass
+                elif index in waits or user[word] == OF_TASKS:
+                    past, found = self._place(
+                        index, self.step(index), key, waits.get(index), (start, past)
                     )
-                    races += more
+                    races += found
+                    if user[word] != OF_TASKS:
+                        user[word] = SEVERAL
                 else:
-                    for other in self._conflicting(word, kind):
+                    user[word] = SEVERAL
+                    for other in self._conflicting(word, kinds[index]):
                         if not past >> other & 1:
                             past |= before[other]
                             races.append(Race(other, index, task, start, 1 << other))
-                if user[word] < 0:
-                    accesses[word].append(index)
-                    if kind:
-                        writes[word].append(index)
+                accesses[word].append(index)
+                if kinds[index]:
+                    writes[word].append(index)
+                mine.append(index)
                 past |= 1 << index
                 before.append(past)
                 start = index
-            if here < at:
-                self._follow(past, here, at)
-        self.pending = {}
-        return races + self._races_of_pending(new, numbers) if new.pending else races
-
-    def _follow(self, past: int, here: int, end: int) -> int:
-        """Steps that only follow each other, behind @past; what happened before the next."""
-        low = 1 << here
-        self.before += [past | (2 << index) - low for index in range(here, end)]
-        return self.before[-1]
-
-    def touched(self, word: int, *, only_writes: bool) -> list[int]:
-        """The steps on a word, of those that have been placed."""
-        if self.user[word] < 0:
-            return self.writes[word] if only_writes else self.accesses[word]
-        accesses, writes = self._find(word)
-        if len(self.before) == len(self.words):  # all of them have
-            self._open(word, accesses, writes)
-        return writes if only_writes else accesses
-
-    def _open(self, word: int, accesses: list[int], writes: list[int]) -> None:
-        """From now on its steps are put into lists; these are those there are."""
-        self.user[word] = SEVERAL
-        self.accesses[word], self.writes[word] = accesses, writes
-
-    def _find(self, word: int) -> tuple[list[int], list[int]]:
-        words, index, end = self.words, -1, len(self.before)
-        accesses: list[int] = []
-        for _ in range(words.count(word)):
-            index = words.index(word, index + 1)
-            if index >= end:
-                break
-            accesses.append(index)
-        return accesses, [index for index in accesses if self.kinds[index]]
+                index += 1
+        return races + self._races_of_pending(new, numbers)
 
     def _start(self, task: int) -> tuple[int, int]:
         """The last step that the next one of a task needs, and all that happened before."""
@@ -305,8 +253,9 @@ class Trace:
             ]
         return True
 
-    def _races_of_pending(self, new: NewSteps, numbers: _Numbers) -> list[Race]:
+    def _races_of_pending(self, new: NewSteps, numbers: dict[tuple[Any, Any], int]) -> list[Race]:
         """What the unfinished tasks would have done takes part, as if it came last."""
+        self.pending = {}
         self.stuck = new.stuck
         races: list[Race] = []
         for pending in new.pending:
@@ -346,9 +295,7 @@ class Trace:
                 return past, []  # nothing that goes first ends what it waits for
         others = self.cpu_tasks.get(step.cpu, 0) & ~(1 << step.task)
         shares = others != 0 and step.cpu_kind != INSIDE
-        candidates: list[int] = []
-        if step.word >= 0 and self.user[step.word] != step.task:
-            candidates = self._conflicting(step.word, step.kind)
+        candidates = self._conflicting(step.word, step.kind) if step.word >= 0 else []
         if shares:
             candidates = sorted({*candidates, *self._conflicting_on_cpu(step)}, reverse=True)
         races: list[Race] = []
@@ -374,10 +321,10 @@ class Trace:
     def _conflicting(self, word: int, kind: int) -> list[int]:
         """Steps on a word that the next one depends on, the latest first, back to the last
         write; all others happened before that."""
-        written = self.touched(word, only_writes=True)
+        written = self.writes[word]
         if kind == READ:
             return written[-1:]
-        accesses = self.touched(word, only_writes=False)
+        accesses = self.accesses[word]
         if not written:
             return accesses[::-1]
         return accesses[bisect_left(accesses, written[-1]) :][::-1]
@@ -452,7 +399,7 @@ class Trace:
     def _holder(self, step: Step, kept: Kept, now: Any) -> int:
         """The step by which somebody took a semaphore, whose state is @now, without giving it
         back, if somebody did."""
-        accesses = self.touched(step.word, only_writes=False)
+        accesses = self.accesses[step.word]
         changes = self._changes(accesses, now)
         took: dict[int, list[int]] = {}
         for index in accesses:
@@ -470,7 +417,7 @@ class Trace:
         """Whether a condition on a word held behind the steps that are kept; None if that is not
         known.  Writes of a word are in one order, so that is just before the first write that is
         not."""
-        for index in self.touched(step.word, only_writes=True):
+        for index in self.writes[step.word]:
             if index not in kept:
                 if self.blocked.get(index, 0) >> step.task & 1:
                     return False
@@ -478,9 +425,7 @@ class Trace:
         return not self.stuck >> step.task & 1
 
     def _last_write(self, step: Step, kept: Kept) -> int:
-        return next(
-            (n for n in reversed(self.touched(step.word, only_writes=True)) if n in kept), NOBODY
-        )
+        return next((n for n in reversed(self.writes[step.word]) if n in kept), NOBODY)
 
     def _changes(self, accesses: list[int], now: Any) -> dict[int, int]:
         """By access: 1 if it took the semaphore, -1 if it gave it back, 0 if it only looked."""
