@@ -331,7 +331,7 @@ class Search:
         self.executions, self.redundant = state["executions"], state["redundant"]
         self.earlier = state["seconds"]
         self.met = state["met"]
-        self.first = state["first"] and FirstExecution(*state["first"])
+        self.first = state.get("first") and FirstExecution(*state["first"])
         for text in state["findings"]:
             schedule = parse_schedule(text, str(file))
             assert isinstance(schedule.violation, Violation)

@@ -106,7 +106,7 @@ def __alloc_pages_direct_compact(
     mode: MigrateMode,
 ) -> tuple[Page | None, int]:
     """Compact, and try again; what came of the compaction too
-    (mm/page_alloc.c: __alloc_pages__alloc_pages_direct_compact)."""
+    (mm/page_alloc.c: __alloc_pages_direct_compact)."""
     task = sched.task
     task.flags |= PF_MEMALLOC
     result, _contended = compaction.try_to_compact_pages(
