@@ -89,6 +89,7 @@ class Noted:
         self.groups: list[Group] = []
         self.strict: list[Group] = []
         groups: dict[tuple[type, tuple[str, ...]], list[Any]] = {}
+        self.changing: list[tuple[Any, str, Any]] = []  # attributes that executions have changed
         self.unset: list[tuple[Any, str]] = []
         kinds: dict[type, tuple[tuple[str, ...], bool, bool] | None] = {}
         seen: set[int] = set()
@@ -182,6 +183,8 @@ class Noted:
 
     def put_back(self) -> None:
         """Give every object the contents that it had."""
+        for thing, name, value in self.changing:
+            setattr(thing, name, value)
         for items, before in self.lists:
             if items != before:
                 items[:] = before
@@ -193,12 +196,12 @@ class Noted:
                 for thing, here, values in zip(things, now, were, strict=True):
                     if here != values:
                         for place in compress(range(len(names)), map(is_not, here, values)):
-                            setattr(thing, names[place], values[place])
+                            self._mend(thing, names[place], values[place])
         for getter, things, names, were in self.strict:
             values = chain.from_iterable(map(getter, things))
             for index in compress(range(len(were)), map(is_not, values, were)):
                 number, place = divmod(index, len(names))
-                setattr(things[number], names[place], were[index])
+                self._mend(things[number], names[place], were[index])
         for thing, absent in self.unset:
             if hasattr(thing, absent):
                 delattr(thing, absent)
@@ -213,6 +216,11 @@ class Noted:
             sequence.extend(contents)
         for cell, content in self.cells:
             cell.cell_contents = content
+
+    def _mend(self, thing: Any, name: str, value: Any) -> None:
+        """Put an attribute back, from now on without looking first: it will change again."""
+        setattr(thing, name, value)
+        self.changing.append((thing, name, value))
 
 
 @cache
