@@ -8,18 +8,16 @@ takes it; `state_of` and `branches_of` make lists of branches, for files and wor
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 from mmigrate.explore.execution import PASSES
 from mmigrate.explore.recording import Asleep
 from mmigrate.explore.steps import Race, Step, dependent
 from mmigrate.explore.trace import Trace
 from mmigrate.explore.words import name_of
-
-PlannedStep = tuple[int, "KnownStep | None", int]  # its task, the step, what it does to its CPU
 
 
 class Starts(Enum):
@@ -32,21 +30,19 @@ class Starts(Enum):
     UNKNOWN = 3
 
 
-class KnownStep(NamedTuple):
-    """A step of another execution: its object by name."""
+# A step of another execution: its object by name, and then what a Step has.
+KnownStep = tuple[str, Any, int, int, int, int, int]
 
-    name: str
-    field: Any
-    step: Step
 
-    def disturbs(self, other: KnownStep) -> bool:
-        mine, its = self.step, other.step
-        if self.name == other.name and self.field == other.field and (mine.kind or its.kind):
-            return True
-        return dependent(
-            Step(mine.task, 0, mine.kind, mine.cpu, mine.cpu_kind),
-            Step(its.task, 1, its.kind, its.cpu, its.cpu_kind),
-        )
+def disturbs(one: KnownStep, other: KnownStep) -> bool:
+    """Whether the order of two steps of different tasks matters."""
+    same = one[:2] == other[:2]
+    mine, its = Step(*one[2:]), Step(*other[2:])
+    mine.word, its.word = 0, 0 if same else 1
+    return dependent(mine, its)
+
+
+PlannedStep = tuple[int, KnownStep | None, int]  # its task, the step, what it does to its CPU
 
 
 class Branch:
@@ -213,7 +209,7 @@ class Wanted:
         if task in self.unknown:
             if known is None:
                 return Starts.UNKNOWN
-            disturbed = any(known.disturbs(self._known_step(index)) for index in self.steps)
+            disturbed = any(disturbs(known, self._known_step(index)) for index in self.steps)
         else:
             step = self.trace.next_of(task, self.reached.get(task, self.first))
             disturbed = step is None or self._disturbed(step)
@@ -246,20 +242,18 @@ class Wanted:
         """A branch for what is left.  What its steps touch matters only if there are more than
         two tasks: otherwise all of them are the other task's."""
         trace, steps = self.trace, self.steps
+        tasks, cpu_kinds, length = trace.tasks, trace.cpu_kinds, len(trace.tasks)
+        several = len(trace.steps_of) > 2
+        taken = steps if steps[-1] < length else steps[:-1]
         row: list[PlannedStep]
-        if len(trace.steps_of) > 2:
-            row = [self._planned(index) for index in steps]
+        if several:
+            row = [(step[2], step, step[6]) for step in trace.known_steps(taken, self.log)]
         else:
-            tasks, cpu_kinds, length = trace.tasks, trace.cpu_kinds, len(trace.tasks)
-            row = [(tasks[index], None, cpu_kinds[index]) for index in steps if index < length]
-            if len(row) < len(steps):
-                last = self._step(steps[-1])
-                row.append((last.task, None, last.cpu_kind))
+            row = [(tasks[index], None, cpu_kinds[index]) for index in taken]
+        if len(taken) < len(steps):
+            last = self._known_step(steps[-1])
+            row.append((last[2], last if several else None, last[6]))
         return Branch.of_row(row)
-
-    def _planned(self, index: int) -> PlannedStep:
-        known = self._known_step(index)
-        return self.task(index), known, known.step.cpu_kind
 
     def _taken(self) -> Branch:
         """The step that was taken instead."""
@@ -274,9 +268,10 @@ class Wanted:
         """@task: whose, if it is behind the last step."""
         trace = self.trace
         if index < len(trace):
-            return KnownStep(name_of(self.log[index][0]), self.log[index][1], trace.step(index))
+            return trace.known_steps([index], self.log)[0]
         obj, field = trace.pending_words[task]
-        return KnownStep(name_of(obj), field, trace.pending[task])
+        step = trace.pending[task]
+        return (name_of(obj), field, step.task, step.word, step.kind, step.cpu, step.cpu_kind)
 
     def export(self, asleep: list[Asleep]) -> Exported:
         """All of it, for somebody who does not have the trace."""
@@ -341,8 +336,8 @@ class Told:
     def saved(self) -> list[Any]:
         told = self.told
         return [
-            [[task, saved_step(step), before] for task, step, before in told.steps],
-            {task: saved_step(step) for task, step in told.following.items()},
+            [[task, step, before] for task, step, before in told.steps],
+            dict(told.following),
             self.steps,
             sorted(self.unknown),
         ]
@@ -373,7 +368,7 @@ class Told:
         step = known if task in self.unknown else told.following.get(task)
         if step is None:
             return Starts.UNKNOWN if task in self.unknown else Starts.NO
-        disturbed = any(step.disturbs(told.steps[index][1]) for index in self.steps)
+        disturbed = any(disturbs(step, told.steps[index][1]) for index in self.steps)
         return Starts.NO if disturbed else Starts.UNWANTED
 
     def take(self, task: int) -> None:
@@ -386,7 +381,7 @@ class Told:
 
     def branch(self) -> Branch:
         steps = [self.told.steps[index] for index in self.steps]
-        return Branch.of_row([(task, step, step.step.cpu_kind) for task, step, _ in steps])
+        return Branch.of_row([(task, step, step[6]) for task, step, _ in steps])
 
 
 def insert(branches: list[Branch], wanted: Wanted | Told) -> None:
@@ -422,17 +417,12 @@ def state_of(branches: list[Branch]) -> list[Any]:
 
 
 def _saved(branch: Branch) -> list[Any]:
-    known = branch.known
-    step = known and [known.name, known.field, *astuple(known.step)]
-    return [branch.task, step, branch.awake, branch.cpu_kind]
-
-
-def saved_step(known: KnownStep) -> list[Any]:
-    return [known.name, known.field, *astuple(known.step)]
+    return [branch.task, branch.known, branch.awake, branch.cpu_kind]
 
 
 def loaded_step(saved: list[Any]) -> KnownStep:
-    return KnownStep(saved[0], saved[1], Step(*saved[2:]))
+    name, field, task, word, kind, cpu, cpu_kind = saved
+    return (name, field, task, word, kind, cpu, cpu_kind)
 
 
 def branches_of(saved: list[Any]) -> list[Branch]:

@@ -18,6 +18,7 @@ from typing import Any, Final
 from mmigrate.explore.execution import ACQUIRES, INSIDE, PASSES, RELEASES, Execution
 from mmigrate.explore.states import held_then
 from mmigrate.explore.steps import NewSteps, Race, Step, Until
+from mmigrate.explore.words import name_of
 from mmigrate.linux.include.sched import Task
 from mmigrate.linux.kernel.rwsem import RwSemaphore
 from mmigrate.linux.kernel.sched import READ
@@ -64,6 +65,7 @@ class Trace:
         self.writes: list[list[int]] = []  # those that write
         self.first: list[int] = []  # the first of them
         self.user: list[int] = []  # the task that alone took steps on it, or SEVERAL
+        self.names: list[str] = []  # what its object is called, or "" before anybody asks
         self.steps_of: dict[int, list[int]] = {}  # by task
         # rows of steps of one task: whose, and the first; a step that creates a task ends one
         self.row_tasks: list[int] = []
@@ -89,13 +91,34 @@ class Trace:
             self.cpu_kinds[index],
         )
 
+    def known_steps(
+        self, steps: list[int], log: list[tuple[Any, Any]]
+    ) -> list[tuple[str, Any, int, int, int, int, int]]:
+        """Steps as somebody knows them who has another trace."""
+        names, words = self.names, self.words
+        for index in steps:
+            if not names[words[index]]:
+                names[words[index]] = name_of(log[index][0])
+        return [
+            (
+                names[words[index]],
+                log[index][1],
+                self.tasks[index],
+                words[index],
+                self.kinds[index],
+                self.cpus[index],
+                self.cpu_kinds[index],
+            )
+            for index in steps
+        ]
+
     def cut(self, length: int) -> None:
         """Forget all steps from @length on."""
         first, accesses, writes = self.first, self.accesses, self.writes
         while first and first[-1] >= length:
             first.pop()
         words = len(first)
-        del accesses[words:], writes[words:], self.user[words:]
+        del accesses[words:], writes[words:], self.user[words:], self.names[words:]
         for word in {word for word in self.words[length:] if word < words}:
             _cut(accesses[word], length)
             _cut(writes[word], length)
@@ -194,6 +217,7 @@ class Trace:
                     writes.append([])
                     self.first.append(index)
                     user.append(OF_TASKS if key[1] == "finished" else task)
+                    self.names.append("")
                 words.append(word)
                 if shared_cpu and cpu_kinds[index] != INSIDE:
                     past, found = self._place(
