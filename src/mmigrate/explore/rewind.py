@@ -95,36 +95,36 @@ class Noted:
         seen: set[int] = set()
         todo: list[Any] = [root]
         while todo:
-            thing = todo.pop()
-            if isinstance(thing, CONSTANT) or id(thing) in seen:
-                continue
-            seen.add(id(thing))
-            if gc.is_tracked(thing) and id(thing) not in young:
-                continue  # it was there before
-            if self._note_builtin(thing, todo):
-                continue
-            kind = type(thing)
-            if kind not in kinds:
-                kinds[kind] = _kind(kind)
-            found = kinds[kind]
-            if found is None:
-                raise CannotNote(f"an object of {kind.__module__}.{kind.__qualname__}")
-            names, has_dict, frozen = found
-            there = names
-            values: tuple[Any, ...] = ()
-            if names:
-                try:
-                    values = _getter(names)(thing)
-                except AttributeError:
-                    there = tuple([name for name in names if hasattr(thing, name)])
-                    self.unset += [(thing, name) for name in names if name not in there]
-                    values = tuple([getattr(thing, name) for name in there])
-            if there:
-                todo += values
-                if not frozen:
+            varying = {kind for kind in set(map(type, todo)) if not _is_constant(kind)}
+            fresh = {id(thing): thing for thing in todo if type(thing) in varying}
+            todo = []
+            for number, thing in fresh.items():
+                if number in seen:
+                    continue
+                seen.add(number)
+                if gc.is_tracked(thing) and number not in young:
+                    continue  # it was there before
+                if self._note_builtin(thing, todo):
+                    continue
+                kind = type(thing)
+                if kind not in kinds:
+                    kinds[kind] = _kind(kind)
+                found = kinds[kind]
+                if found is None:
+                    raise CannotNote(f"an object of {kind.__module__}.{kind.__qualname__}")
+                names, has_dict, frozen = found
+                there = names
+                if names:
+                    try:
+                        todo += _getter(names)(thing)
+                    except AttributeError:
+                        there = tuple([name for name in names if hasattr(thing, name)])
+                        self.unset += [(thing, name) for name in names if name not in there]
+                        todo += [getattr(thing, name) for name in there]
+                if there and not frozen:
                     groups.setdefault((kind, there), []).append(thing)
-            if has_dict:  # it may be made at this moment
-                self._note_builtin(vars(thing), todo)
+                if has_dict:  # it may be made at this moment
+                    self._note_builtin(vars(thing), todo)
         for (_, there), things in groups.items():
             columns = zip(*map(_getter(there), things), strict=True)
             strict = tuple(
@@ -147,9 +147,11 @@ class Noted:
         """Note an object of a type of Python itself; whether it is one."""
         kind = type(thing)
         if kind is list:
-            kept = self.nested if any(map(_equals_others, set(map(type, thing)))) else self.lists
+            inside = set(map(type, thing))
+            kept = self.nested if any(map(_equals_others, inside)) else self.lists
             kept.append((thing, thing.copy()))
-            todo += thing
+            if not all(map(_is_constant, inside)):
+                todo += thing
         elif kind is tuple or kind is frozenset:
             todo += thing
         elif kind in MAPPINGS:
@@ -221,6 +223,11 @@ class Noted:
         """Put an attribute back, from now on without looking first: it will change again."""
         setattr(thing, name, value)
         self.changing.append((thing, name, value))
+
+
+@cache
+def _is_constant(kind: Any) -> bool:
+    return issubclass(kind, CONSTANT)
 
 
 @cache
