@@ -27,7 +27,7 @@ from enum import Enum
 from functools import cache
 from itertools import chain, compress
 from operator import attrgetter, is_not
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import greenlet
 
@@ -64,6 +64,18 @@ CONSTANT: Final = (
 )
 PLAIN: Final = (int, str, float, bool, type(None))
 MAPPINGS: Final = (dict, Counter, defaultdict, OrderedDict)
+BUILTIN: Final = (
+    list,
+    tuple,
+    frozenset,
+    set,
+    deque,
+    bytearray,
+    types.CellType,
+    types.MethodType,
+    functools.partial,
+    *MAPPINGS,
+)
 
 
 # how attributes are read, of which objects, which, and their values
@@ -78,7 +90,6 @@ class Noted:
     """The state of all objects that the scenario made, by kind."""
 
     def __init__(self, root: Any) -> None:
-        young = {id(thing) for thing in gc.get_objects()}
         self.lists: list[tuple[list[Any], list[Any]]] = []
         self.nested: list[tuple[list[Any], list[Any]]] = []  # with items that equal others
         self.dicts: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
@@ -88,100 +99,89 @@ class Noted:
         # attributes by class; those whose values may equal others are compared by identity
         self.groups: list[Group] = []
         self.strict: list[Group] = []
-        groups: dict[tuple[type, tuple[str, ...]], list[Any]] = {}
         self.changing: list[tuple[Any, str, Any]] = []  # attributes that executions have changed
         self.unset: list[tuple[Any, str]] = []
-        kinds: dict[type, tuple[tuple[str, ...], bool, bool] | None] = {}
+        found: dict[type, list[Any]] = {}
+        kinds: dict[type, Attributes] = {}
+        young = set(map(id, gc.get_objects()))
         seen: set[int] = set()
-        todo: list[Any] = [root]
-        while todo:
-            varying = {kind for kind in set(map(type, todo)) if not _is_constant(kind)}
-            fresh = {id(thing): thing for thing in todo if type(thing) in varying}
-            todo = []
+        reached: list[Any] = [root]
+        while reached:
+            varying = {kind for kind in set(map(type, reached)) if not _is_constant(kind)}
+            fresh = {id(thing): thing for thing in reached if type(thing) in varying}
+            reached = []
+            leads: list[Any] = []  # to all that they refer to
             for number, thing in fresh.items():
-                if number in seen:
-                    continue
+                if number in seen or (number not in young and gc.is_tracked(thing)):
+                    continue  # the latter was there before
                 seen.add(number)
-                if gc.is_tracked(thing) and number not in young:
-                    continue  # it was there before
-                if self._note_builtin(thing, todo):
-                    continue
                 kind = type(thing)
-                if kind not in kinds:
-                    kinds[kind] = _kind(kind)
-                found = kinds[kind]
-                if found is None:
-                    raise CannotNote(f"an object of {kind.__module__}.{kind.__qualname__}")
-                names, has_dict, frozen = found
-                there = names
-                if names:
-                    try:
-                        todo += _getter(names)(thing)
-                    except AttributeError:
-                        there = tuple([name for name in names if hasattr(thing, name)])
-                        self.unset += [(thing, name) for name in names if name not in there]
-                        todo += [getattr(thing, name) for name in there]
-                if there and not frozen:
-                    groups.setdefault((kind, there), []).append(thing)
-                if has_dict:  # it may be made at this moment
-                    self._note_builtin(vars(thing), todo)
-        for (_, there), things in groups.items():
-            columns = zip(*map(_getter(there), things), strict=True)
-            strict = tuple(
-                name
-                for name, column in zip(there, columns, strict=False)
-                if any(map(_equals_others, set(map(type, column))))
-            )
-            plain = tuple([name for name in there if name not in strict])
-            for some, kept in ((plain, self.groups), (strict, self.strict)):
-                if some:
-                    getter = _getter(some)
-                    twice = some if len(some) > 1 else some * 2
-                    kept.append((getter, things, twice, list(map(getter, things))))
-        self.strict = [
-            (getter, things, names, list(chain(*values)))
-            for getter, things, names, values in self.strict
-        ]
+                if kind is types.FunctionType:  # it refers to its whole module
+                    reached += [thing.__closure__, thing.__defaults__, thing.__kwdefaults__]
+                    reached.append(thing.__dict__)
+                elif kind in BUILTIN:
+                    if self._note_builtin(kind, thing):
+                        leads.append(thing)
+                else:
+                    if kind not in kinds:
+                        kinds[kind] = _attributes(kind)
+                        found[kind] = []
+                    found[kind].append(thing)
+                    leads.append(thing)
+                    if kinds[kind].others:
+                        others = vars(thing)  # which may be made at this moment
+                        self._note_builtin(dict, others)
+                        seen.add(id(others))
+                        leads.append(others)
+            reached += gc.get_referents(*leads)
+        for kind, things in found.items():
+            if kinds[kind].slots and not kinds[kind].frozen:
+                self._note_slots(kinds[kind].slots, things)
 
-    def _note_builtin(self, thing: Any, todo: list[Any]) -> bool:
-        """Note an object of a type of Python itself; whether it is one."""
-        kind = type(thing)
+    def _note_builtin(self, kind: type, thing: Any) -> bool:
+        """Note an object of a type of Python itself; whether it leads on."""
         if kind is list:
             inside = set(map(type, thing))
             kept = self.nested if any(map(_equals_others, inside)) else self.lists
             kept.append((thing, thing.copy()))
-            if not all(map(_is_constant, inside)):
-                todo += thing
-        elif kind is tuple or kind is frozenset:
-            todo += thing
-        elif kind in MAPPINGS:
+            return not all(map(_is_constant, inside))
+        if kind in MAPPINGS:
             self.dicts.append((thing, dict(thing)))
-            todo += thing
-            todo += thing.values()
         elif kind is set:
             self.sets.append((thing, thing.copy()))
-            todo += thing
         elif kind is deque or kind is bytearray:
             self.sequences.append((thing, thing.copy()))
-            if kind is deque:
-                todo += thing
-        elif kind is types.FunctionType:
-            todo += [thing.__closure__, thing.__defaults__, thing.__kwdefaults__]
-            if thing.__dict__:
-                todo.append(thing.__dict__)
         elif kind is types.CellType:
             try:
                 self.cells.append((thing, thing.cell_contents))
             except ValueError:
                 raise CannotNote("a variable without a value") from None
-            todo.append(thing.cell_contents)
-        elif kind is types.MethodType:
-            todo += [thing.__self__, thing.__func__]
-        elif kind is functools.partial:
-            todo += [thing.func, thing.args, thing.keywords]
-        else:
-            return False
         return True
+
+    def _note_slots(self, names: tuple[str, ...], things: list[Any]) -> None:
+        """Note these attributes of objects of one class, as far as they are set."""
+        by_names = {names: things}
+        try:
+            list(map(_getter(names), things))
+        except AttributeError:
+            by_names = {}
+            for thing in things:
+                there = tuple([name for name in names if hasattr(thing, name)])
+                self.unset += [(thing, name) for name in names if name not in there]
+                by_names.setdefault(there, []).append(thing)
+        for there, alike in by_names.items():
+            columns = [set(map(type, map(attrgetter(name), alike))) for name in there]
+            of_strict = [any(map(_equals_others, column)) for column in columns]
+            strict = tuple(compress(there, of_strict))
+            plain = tuple([name for name in there if name not in strict])
+            if plain:
+                getter = _getter(plain)
+                twice = plain if len(plain) > 1 else plain * 2
+                self.groups.append((getter, alike, twice, list(map(getter, alike))))
+            if strict:
+                getter = _getter(strict)
+                twice = strict if len(strict) > 1 else strict * 2
+                self.strict.append((getter, alike, twice, list(chain(*map(getter, alike)))))
 
     def put_back(self) -> None:
         """Give every object the contents that it had."""
@@ -243,11 +243,19 @@ def _equals_others(kind: Any) -> bool:
     return kind not in PLAIN and kind.__eq__ is not object.__eq__
 
 
-def _kind(kind: type) -> tuple[tuple[str, ...], bool, bool] | None:
-    """Of a class written in Python: its slots, whether its objects have more attributes, and
-    whether they are frozen.  None of any other."""
+class Attributes(NamedTuple):
+    """Of the objects of a class: the slots, whether there are others, and whether the objects are
+    frozen."""
+
+    slots: tuple[str, ...]
+    others: bool
+    frozen: bool
+
+
+def _attributes(kind: type) -> Attributes:
+    """Raises CannotNote: the class is not written in Python."""
     names: list[str] = []
-    has_dict = False
+    others = False
     for base in kind.__mro__[:-1]:
         new = vars(base).get("__new__")
         if (
@@ -255,19 +263,19 @@ def _kind(kind: type) -> tuple[tuple[str, ...], bool, bool] | None:
             or base.__flags__ & NO_INSTANCES
             or isinstance(new, types.BuiltinMethodType)
         ):
-            return None
+            raise CannotNote(f"an object of {kind.__module__}.{kind.__qualname__}")
         slots = vars(base).get("__slots__")
         if slots is None:
-            has_dict = has_dict or "__dict__" in vars(base)
+            others = others or "__dict__" in vars(base)
             continue
         for name in (slots,) if isinstance(slots, str) else slots:
             if name == "__dict__":
-                has_dict = True
+                others = True
             elif name != "__weakref__":
                 private = name.startswith("__") and not name.endswith("__")
                 names.append(f"_{base.__name__.lstrip('_')}{name}" if private else name)
     parameters = getattr(kind, "__dataclass_params__", None)
-    return tuple(names), has_dict, parameters is not None and parameters.frozen
+    return Attributes(tuple(names), others, parameters is not None and parameters.frozen)
 
 
 class Stage:
