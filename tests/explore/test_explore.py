@@ -1,5 +1,7 @@
 """What users see: results, findings, schedules and their replay."""
 
+import json
+
 import pytest
 
 from mmigrate import Machine, ScenarioError, explore
@@ -136,6 +138,11 @@ def test_left_off_and_resumed(tmp_path):
     assert "interrupted, incomplete" in str(first)
     rest = explore(three_tasks, resume=file)
     assert (rest.executions, rest.redundant, rest.exhausted) == (7134, 0, True)
+    # as an earlier version left it off, which did not look at the first execution
+    state = json.loads(file.read_text())
+    del state["first"]
+    file.write_text(json.dumps(state))
+    assert explore(three_tasks, resume=file).classes == rest.classes
 
 
 def test_a_finding_is_minimised():
