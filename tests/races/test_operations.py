@@ -116,6 +116,12 @@ def test_who_waited_for_a_page_lets_go_of_it_when_it_is_bad_already():
     check("grouped", ("soft_offline", "read"), 60)
 
 
+@pytest.mark.slow
+def test_runs_that_are_given_up_leave_nothing_to_later_ones():
+    """The stack of a task that had not begun was given to two others, in execution 344."""
+    check("swap_cache", ("migrate", "swap_out", "write"), 400)
+
+
 if "TRIPLES" in os.environ:
 
     @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in NEW_KINDS])

@@ -238,12 +238,15 @@ class Scheduler:
             if self.failure is None:
                 self.failure, self.failed = error, me
         finally:
-            me.finished = True
-            me.function = None
-            if me.cpu.running is me:
-                me.cpu.running = None
-            self.alive.remove(me)
-            self.kernel.tasks.remove(me)
+            self._end(me)
+
+    def _end(self, me: Task) -> None:
+        me.finished = True
+        me.function = None
+        if me.cpu.running is me:
+            me.cpu.running = None
+        self.alive.remove(me)
+        self.kernel.tasks.remove(me)
 
     # --- straight: a task goes on until it sleeps or ends ---
 
@@ -302,6 +305,8 @@ class Scheduler:
         for victim in list(self.alive):
             run_as(victim)
             victim.greenlet.throw(Abandoned)
+            if not victim.finished:  # it had not begun, and its stack is for others now
+                self._end(victim)
         run_as(caller)
         self.abandoned = False
 
