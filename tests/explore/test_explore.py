@@ -1,5 +1,6 @@
 """What users see: results, findings, schedules and their replay."""
 
+import functools
 import json
 
 import pytest
@@ -102,6 +103,14 @@ def test_conditions():
 def test_the_parameter_says_what_is_wanted():
     with pytest.raises(ScenarioError, match="must be called machine, or tasks"):
         explore(lambda thing: None)
+
+
+def test_what_a_decorated_function_wants():
+    @functools.wraps(lost_update)
+    def wrapped(*arguments):
+        lost_update(*arguments)
+
+    assert explore(wrapped, minimise=False).found
 
 
 def test_two_machines_side_by_side():

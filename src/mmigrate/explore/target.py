@@ -7,11 +7,13 @@ scenario under an `Execution`, and asks the oracles.
 from __future__ import annotations
 
 import inspect
+import os
 import traceback
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
+from types import FunctionType
 from typing import Any, Final, NamedTuple
 
 from mmigrate.errors import KernelBug, MmigrateError, ScenarioError, Violation
@@ -60,8 +62,8 @@ class Target:
         function = getattr(scenario, "function", scenario)
         if not callable(function):
             raise ScenarioError(f"{scenario!r} is no scenario: it cannot be called")
-        parameters = list(inspect.signature(function).parameters)
-        if parameters[:1] not in (["machine"], ["tasks"]):
+        wants = _first_parameter(function)
+        if wants not in ("machine", "tasks"):
             name = getattr(function, "__name__", repr(function))
             raise ScenarioError(f"the parameter of {name} must be called machine, or tasks")
         known = getattr(function, "__dict__", {})
@@ -70,9 +72,9 @@ class Target:
             {**known.get("_always", {}), **(always or {})},
         )
         merged = {**getattr(scenario, "options", {}), **options}
-        if parameters[0] == "tasks" and merged:
+        if wants == "tasks" and merged:
             raise ScenarioError(f"a program of tasks has no machine, so no {', '.join(merged)}")
-        return cls(function, place_of(function), merged, conditions, parameters[0] == "machine")
+        return cls(function, place_of(function), merged, conditions, wants == "machine")
 
     def portable(self) -> Target | tuple[Any, ...]:
         """As another process can take it: a scenario of a file by its place."""
@@ -165,16 +167,31 @@ def _ours(filename: str) -> bool:
     return HERE in Path(filename).parents
 
 
+def _first_parameter(function: Callable[..., Any]) -> str | None:
+    """Its name.  A plain function tells it by its code: to ask for the signature takes longer
+    than to make the tasks of a small program (explore_against_frontrun)."""
+    if type(function) is FunctionType and not function.__dict__:
+        code = function.__code__
+        if code.co_argcount:
+            return code.co_varnames[0]
+    return next(iter(inspect.signature(function).parameters), None)
+
+
 def place_of(function: Callable[..., Any]) -> str:
     """file.py:name, relative to the current directory where it is below it."""
     name = getattr(function, "__qualname__", getattr(function, "__name__", "scenario"))
     try:
-        file = Path(inspect.getfile(function))
+        file = inspect.getfile(function)
     except TypeError:
         return str(name)
-    with suppress(ValueError):
-        file = file.relative_to(Path.cwd())
-    return f"{file}:{name}"
+    return f"{_shortest(file, os.getcwd())}:{name}"
+
+
+@cache
+def _shortest(file: str, folder: str) -> str:
+    """A file as it is called in a folder."""
+    path = Path(file)
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
 
 def base_options(
