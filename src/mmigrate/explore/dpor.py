@@ -36,6 +36,8 @@ from mmigrate.linux.include.sched import Task
 class Guided(Recording):
     """Repeats a prefix, follows a plan, and then goes on with as few switches as possible."""
 
+    __slots__ = ("_begin", "_end", "plan")
+
     def __init__(
         self,
         indices: Indices,

@@ -65,6 +65,31 @@ class Indices:
 class Execution:
     """The hook of one run.  Invariant: `log` has the word of each step taken or being taken."""
 
+    __slots__ = (
+        "_children",
+        "_labels",
+        "_numbers",
+        "_starter",
+        "barriers",
+        "created_at",
+        "deadlock",
+        "ending",
+        "failures",
+        "indices",
+        "keep_going",
+        "kernel",
+        "kinds",
+        "left",
+        "log",
+        "max_steps",
+        "more",
+        "names",
+        "over",
+        "scheduler",
+        "stacks",
+        "tasks",
+    )
+
     def __init__(self, indices: Indices, max_steps: int, *, keep_going: bool = False) -> None:
         self.indices = indices
         self.max_steps = max_steps

@@ -36,6 +36,20 @@ class Recording(Execution):
     how many steps more the chosen task may take before it is asked again, unless it must wait or
     creates a task."""
 
+    __slots__ = (
+        "_cpu",
+        "_from",
+        "_held",
+        "_last",
+        "_position",
+        "_waited",
+        "asleep",
+        "diverged",
+        "known_kinds",
+        "new",
+        "prefix",
+    )
+
     def __init__(
         self,
         indices: Indices,
