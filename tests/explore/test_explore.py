@@ -1,8 +1,10 @@
 """What users see: results, findings, schedules and their replay."""
 
 import functools
+import gc
 import json
 
+import greenlet
 import pytest
 
 from mmigrate import Machine, ScenarioError, explore
@@ -111,6 +113,24 @@ def test_what_a_decorated_function_wants():
         lost_update(*arguments)
 
     assert explore(wrapped, minimise=False).found
+
+
+def test_nothing_is_left_of_a_search():
+    def things():
+        gc.collect()
+        found = gc.get_objects()
+        return len(found), sum(isinstance(thing, greenlet.greenlet) for thing in found)
+
+    explore(with_a_lock)
+    objects, stacks = things()
+    gc.disable()
+    try:
+        for _ in range(10):
+            explore(with_a_lock)
+        assert len(gc.get_objects()) < objects + 100
+    finally:
+        gc.enable()
+    assert things()[1] == stacks
 
 
 def test_two_machines_side_by_side():

@@ -121,6 +121,10 @@ class Execution:
         scheduler.takeover = self.go
         scheduler.idle = self.stacks
 
+    def detach(self) -> None:
+        """Nothing is left to decide: the run goes with whoever has it."""
+        self.scheduler.takeover = None
+
     def pick(self, me: Task | None) -> Task | None:
         """Who takes the next step; None ends the run.  @me: who runs, None if it ended."""
         raise AssertionError("a subclass decides")

@@ -102,6 +102,16 @@ class Tasks:
         sched.run_as(self.kernel.scheduler.new_task("main", main, None))
         self._names: set[str] = set()
 
+    def __del__(self) -> None:
+        """Take apart what refers to each other: it is gone at once, and an exploration that makes
+        thousands of these has nothing to collect (explore_against_frontrun)."""
+        kernel = self.kernel
+        for cpu in kernel.cpus:
+            cpu.running = None
+        kernel.cpus.clear()
+        kernel.tasks.clear()
+        del kernel.scheduler.kernel
+
     def start(
         self, function: Callable[..., Any], *arguments: Any, name: str = "", cpu: int | None = None
     ) -> Task:

@@ -124,6 +124,7 @@ class Target:
         finally:
             if scheduler.alive:
                 scheduler.abandon()
+        run.detach()
         violations = [violation_of(name, error) for name, error in run.failures]
         if run.deadlock is not None:
             violations.append(run.deadlock)

@@ -164,20 +164,25 @@ Choose = Callable[[list[Task], Task | None], Task]
 
 
 def _serve() -> None:
-    """The bottom of a stack: runs the task that is resumed on it, and then others."""
-    here = greenlet.getcurrent()
+    """The bottom of a stack: runs the task that is resumed on it, and then others.  It has no
+    name for the stack itself, which would keep it for ever."""
     while True:
         scheduler = task.kernel.scheduler
         scheduler.body(task)
-        scheduler.idle.append(here)
+        scheduler.idle.append(greenlet.getcurrent())
         del scheduler
         while True:
-            assert here.parent is not None
             try:
-                here.parent.switch()
+                _to_parent()
                 break
             except Abandoned:  # the task that this stack was given has not begun
-                task.kernel.scheduler.idle.append(here)
+                task.kernel.scheduler.idle.append(greenlet.getcurrent())
+
+
+def _to_parent() -> None:
+    parent = greenlet.getcurrent().parent
+    assert parent is not None
+    parent.switch()
 
 
 class Scheduler:
