@@ -119,7 +119,6 @@ class Execution:
         self.scheduler = scheduler
         self.kernel = scheduler.kernel
         scheduler.takeover = self.go
-        scheduler.idle = self.stacks
 
     def detach(self) -> None:
         """Nothing is left to decide: the run goes with whoever has it."""

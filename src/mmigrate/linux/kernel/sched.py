@@ -16,6 +16,7 @@ page is taken on them.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
@@ -163,6 +164,17 @@ class Abandoned(greenlet.GreenletExit):
 Choose = Callable[[list[Task], Task | None], Task]
 
 
+class _Stacks(threading.local):
+    """The stacks of a thread whose tasks have ended, for new tasks, also those of other machines:
+    to make one and to end it costs as much as a small execution (explore_against_frontrun)."""
+
+    def __init__(self) -> None:
+        self.idle: list[greenlet.greenlet] = []
+
+
+_stacks = _Stacks()
+
+
 def _serve() -> None:
     """The bottom of a stack: runs the task that is resumed on it, and then others.  It has no
     name for the stack itself, which would keep it for ever."""
@@ -205,9 +217,7 @@ class Scheduler:
         self.takeover: Callable[[], None] | None = None  # who runs the tasks instead, if anybody
         self._choose: Choose | None = None
         self.hub = greenlet.getcurrent()
-        # Stacks whose tasks have ended, for new tasks: to make one costs as much as ten switches
-        # (explore_against_frontrun). An explorer gives one list to all its executions.
-        self.idle: list[greenlet.greenlet] = []
+        self.idle = _stacks.idle
 
     def new_task(self, name: str, cpu: Cpu, mm: Mm | None) -> Task:
         kernel = self.kernel
