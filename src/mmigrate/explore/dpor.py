@@ -137,12 +137,13 @@ class Optimal:
 
     def take_in(self, run: Recording) -> None:
         """Add its steps to the stack, and plan what its races ask for."""
-        known = len(self.trace)
+        trace = self.trace
+        known = len(trace.tasks)
         run.must_have_repeated()
         self.diverged += run.diverged
-        races = self.trace.extend(run, run.new)
+        races = trace.extend(run, run.new)
         self.asleep += run.new.sleep
-        length = len(self.trace)
+        length = len(trace.tasks)
         if known < length:
             self.explored[known] = self._done
             if self._others:
@@ -150,8 +151,10 @@ class Optimal:
         for place, branch in enumerate(self._path, known + 1):
             if branch.forks and place < length:
                 self.planned[place] = branch.children[1:]
-        again, self.hidden = self.hidden, []
-        for race in again + races:
+        if self.hidden:
+            races = self.hidden + races
+            self.hidden = []
+        for race in races:
             self._plan_reversal(race, run.log)
 
     def _plan_reversal(self, race: Race, log: list[tuple[Any, Any]]) -> None:
@@ -182,8 +185,10 @@ class Optimal:
         for task in branch.awake:
             self._asleep.pop(task, None)
         self._plan, self._path = branch.plan()
-        self._done = self.explored.get(place, 0) + 1
-        self.explored = {n: done for n, done in self.explored.items() if n < place}
+        explored = self.explored  # in order of their places
+        while explored and next(reversed(explored)) > place:
+            explored.popitem()
+        self._done = explored.pop(place, 0) + 1
         trace.cut(place)
         del self.asleep[place:]
         if self.hidden:

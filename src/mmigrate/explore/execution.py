@@ -11,6 +11,7 @@ touch next is always known (`task.access`). What lies between accesses is a task
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from enum import Enum
 from typing import Any, Final
@@ -67,9 +68,9 @@ class Execution:
 
     __slots__ = (
         "_children",
-        "_labels",
+        "_names",
         "_numbers",
-        "_starter",
+        "_starting",
         "barriers",
         "created_at",
         "deadlock",
@@ -83,7 +84,6 @@ class Execution:
         "log",
         "max_steps",
         "more",
-        "names",
         "over",
         "scheduler",
         "stacks",
@@ -99,19 +99,18 @@ class Execution:
         self.kinds: list[int] = []
         self.left = 0  # steps the running task may take before `pick` is asked again
         self.more = 0  # the same, of steps that are noted by a subclass
-        # the tasks, by index
+        # the tasks, by index, in order of creation
         self.tasks: dict[int, Task] = {}
-        self.names: dict[int, str] = {}  # unique, in order of creation
         self.created_at: dict[int, int] = {}  # the step that created a task, -1: before all
         self.ending = Ending.COMPLETE
         self.failures: list[tuple[str, BaseException]] = []
         self.barriers: list[int] = []  # how many steps came before each machine.run()
         self.over = False
         self.deadlock: Violation | None = None
+        self._names: dict[int, str] = {}
         self._children: dict[int, int] = {}
-        self._labels: dict[str, int] = {}
         self._numbers = 0
-        self._starter: greenlet.greenlet | None = None
+        self._starting = False  # a task is brought to its first access
         self.stacks: list[greenlet.greenlet] = []  # of earlier runs
 
     def attach(self, scheduler: sched.Scheduler) -> None:
@@ -154,8 +153,8 @@ class Execution:
             return
         me.access = (obj, field, kind)
         me.until = until
-        if self._starter is not None:
-            self._starter.switch()
+        if self._starting:
+            self.scheduler.hub.switch()
         else:
             chosen = self.pick(me)
             if chosen is None:
@@ -224,39 +223,39 @@ class Execution:
 
     def _start_new(self, creator: int) -> None:
         self._numbers = self.kernel.task_numbers
-        for task in list(self.scheduler.alive):
+        for task in self.scheduler.alive.copy():
             if task.index < 0:
                 number = self._children.get(creator, 0)
                 self._children[creator] = number + 1
-                task.index = self.indices.index((creator, number))
-                self.tasks[task.index] = task
-                self.names[task.index] = self._label(task.name)
-                self.created_at[task.index] = len(self.log) - 1
+                index = task.index = self.indices.index((creator, number))
+                self.tasks[index] = task
+                self.created_at[index] = len(self.log) - 1
                 if creator >= 0 or self.kernel.nodes:
                     # Its first access is to start: it may take the CPU before any other.
                     task.access = (task, "start", WRITE)
                 else:
                     self._bring_to_first_access(task)
 
-    def _label(self, name: str) -> str:
-        """The name, or with a number behind it if two workers have the same."""
-        number = self._labels[name] = self._labels.get(name, 0) + 1
-        return name if number == 1 else f"{name} #{number}"
-
     def _bring_to_first_access(self, task: Task) -> None:
         ran, running = sched.task, task.cpu.running
-        self._starter = greenlet.getcurrent()
-        sched.run_as(task)
-        # Its parent for the moment, so that a task without any access comes back here.
-        task.greenlet.parent = self._starter
-        task.greenlet.switch()
-        if not task.finished:
-            task.greenlet.parent = self.scheduler.hub
-        self._starter = None
+        self._starting = True
+        sched.resume(task)
+        self._starting = False
         task.cpu.running = running
         sched.task = ran
 
     # --- what a subclass needs ---
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Of the tasks, in order of creation; with a number behind it if two have the same."""
+        if len(self._names) != len(self.tasks):
+            used: Counter[str] = Counter()
+            for index, task in self.tasks.items():
+                used[task.name] += 1
+                more = f" #{used[task.name]}" if used[task.name] > 1 else ""
+                self._names[index] = task.name + more
+        return self._names
 
     def may_run(self, task: Task) -> bool:
         """Whether it could take its next step now."""

@@ -8,6 +8,7 @@ for all of them together (`_complete`).
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 from mmigrate.errors import ScenarioError
@@ -45,7 +46,6 @@ class Recording(Execution):
         "_waited",
         "asleep",
         "diverged",
-        "known_kinds",
         "new",
         "prefix",
     )
@@ -61,7 +61,8 @@ class Recording(Execution):
     ) -> None:
         super().__init__(indices, max_steps, keep_going=keep_going)
         self.prefix = prefix  # (task, how many steps), to be repeated
-        self.known_kinds = known_kinds or []  # of the steps of the prefix
+        if known_kinds is not None:  # of the steps of the prefix
+            self.kinds = known_kinds
         self.new = NewSteps()
         self.asleep: Asleep = {}
         self.diverged = False  # a plan could not be followed
@@ -160,7 +161,7 @@ class Recording(Execution):
             new.waits[index] = chosen.until
         self.log.append((obj, name))
         self.kinds.append(kind)
-        new.states.append(state_of(obj))
+        new.states.append(GET.get(type(obj), _unknown)(obj))
         self._last = chosen
         self._cpu = chosen.cpu
         self._from = index
@@ -169,9 +170,10 @@ class Recording(Execution):
 
     def all_tasks(self) -> list[int]:
         """By step, who took it."""
-        return [task for task, count in self._rows() for _ in range(count)]
+        return [task for task, count in self.all_rows() for _ in range(count)]
 
-    def _rows(self) -> list[tuple[int, int]]:
+    def all_rows(self) -> list[tuple[int, int]]:
+        """(task, how many steps in a row)."""
         return [*self.prefix, *((task, count) for task, _, count in self.new.rows)]
 
     def words(self) -> list[tuple[int, str, Any]]:
@@ -194,24 +196,21 @@ class Recording(Execution):
         they wake."""
         last = self._last
         if last is None:
-            if self.known_kinds:
-                self.kinds[:0], self.known_kinds = self.known_kinds, []
             return
         self._last = None  # type: ignore[assignment]
         assert self._cpu is not None
         new, held = self.new, self._held
         steps = self.log[self._from :]
         held.append(0 if last.finished else last.preempt_count)
-        cpu_kinds = []
-        before = held[0]
-        for (obj, _), after in zip(steps, held[1:], strict=True):
-            if before:
-                cpu_kinds.append(INSIDE if after else RELEASES)
-            elif after:
-                cpu_kinds.append(ACQUIRES)
-            else:
-                cpu_kinds.append(TRIED if type(obj) is SpinLock else PASSES)
-            before = after
+        if any(held):
+            cpu_kinds = [
+                (INSIDE if after else RELEASES)
+                if before
+                else (ACQUIRES if after else TRIED if type(step[0]) is SpinLock else PASSES)
+                for step, (before, after) in zip(steps, pairwise(held), strict=True)
+            ]
+        else:
+            cpu_kinds = [TRIED if type(obj) is SpinLock else PASSES for obj, _ in steps]
         new.rows.append((last.index, self._cpu.number, len(steps)))
         new.cpu_kinds += cpu_kinds
         if self.asleep:
@@ -224,23 +223,33 @@ class Recording(Execution):
     ) -> None:
         """Whom steps of a task wake, one after the other."""
         sleep = self.new.sleep
-        words = {self.tasks[number].access[:2] for number in self.asleep}
-        same_cpu = any(self.tasks[number].cpu.number == cpu for number in self.asleep)
-        kinds = self.kinds[self._from :]
-        for key, kind, cpu_kind in zip(steps, kinds, cpu_kinds, strict=True):
+        words = []
+        same_cpu = False
+        for number in self.asleep:
+            sleeper = self.tasks[number]
+            words.append(sleeper.access[:2])
+            same_cpu = same_cpu or sleeper.cpu.number == cpu
+        first = self._from
+        for place, key in enumerate(steps):
             sleep.append(self.asleep)
+            cpu_kind = cpu_kinds[place]
             if key in words or (same_cpu and cpu_kind != INSIDE):
-                step = Step(task, 0, kind, cpu, cpu_kind)
+                step = Step(task, 0, self.kinds[first + place], cpu, cpu_kind)
                 self.asleep = {
                     number: its_kind
                     for number, its_kind in self.asleep.items()
                     if not self._wakes(step, key, self.tasks[number], its_kind)
                 }
+                if not self.asleep:
+                    sleep += [self.asleep] * (len(steps) - place - 1)
+                    return
 
     def _wakes(self, step: Step, key: tuple[Any, Any], sleeper: Task, its_kind: int) -> bool:
         access = sleeper.access
         same = access[0] is key[0] and access[1] == key[1]
-        its = Step(sleeper.index, 0 if same else 1, access[2], sleeper.cpu.number, its_kind)
+        if same and (step.kind or access[2]):
+            return True
+        its = Step(sleeper.index, 1, access[2], sleeper.cpu.number, its_kind)
         return dependent(step, its)
 
     def must_have_repeated(self) -> None:
@@ -270,7 +279,7 @@ class Recording(Execution):
     def again(self) -> Again:
         """A run that is to take the same steps."""
         return Again(
-            self.indices, self.max_steps, self._rows(), self.kinds, keep_going=self.keep_going
+            self.indices, self.max_steps, self.all_rows(), self.kinds[:], keep_going=self.keep_going
         )
 
     def give_up(self) -> None:

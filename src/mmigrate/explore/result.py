@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from math import lgamma, log
@@ -47,9 +46,12 @@ class FirstExecution:
 
     @classmethod
     def of(cls, run: Recording) -> FirstExecution:
-        taken = Counter(run.all_tasks())
-        orders = lgamma(taken.total() + 1) - sum(lgamma(n + 1) for n in taken.values())
-        return cls(taken.total(), len(taken), orders / log(10))
+        taken: dict[int, int] = {}
+        for task, steps in run.all_rows():
+            taken[task] = taken.get(task, 0) + steps
+        total = sum(taken.values())
+        orders = lgamma(total + 1) - sum([lgamma(steps + 1) for steps in taken.values()])
+        return cls(total, len(taken), orders / log(10))
 
     def __str__(self) -> str:
         return (

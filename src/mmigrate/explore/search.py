@@ -222,12 +222,13 @@ class Search:
     def _run(self, pause: float | None) -> None:
         driver, limits = self.driver, self.limits
         end = None if pause is None else perf_counter() + pause
+        max_steps = self.steps
         try:
             while not self.at_limit():
                 self.paused = end is not None and perf_counter() > end
                 if self.paused:
                     return
-                run = driver.next_execution(self.steps, keep_going=limits.keep_going)
+                run = driver.next_execution(max_steps, keep_going=limits.keep_going)
                 if run is None:
                     self.exhausted = driver.complete
                     return
@@ -235,6 +236,7 @@ class Search:
                 self.executions += 1
                 if self.first is None:
                     self.first = FirstExecution.of(run)
+                    max_steps = self.steps
                     self.report(now=True)
                 self.note(run, outcome)
                 if self.done:

@@ -125,7 +125,9 @@ class Target:
             if scheduler.alive:
                 scheduler.abandon()
         run.detach()
-        violations = [violation_of(name, error) for name, error in run.failures]
+        violations = []
+        if run.failures:
+            violations = [violation_of(name, error) for name, error in run.failures]
         if run.deadlock is not None:
             violations.append(run.deadlock)
         elif run.ending is Ending.TOO_LONG:
@@ -139,8 +141,12 @@ class Target:
             for name, condition in self.conditions.always.items():
                 if not condition(machine):
                     violations.append(Violation("always", self.name, f"{name} does not hold"))
-        met = [name for name, condition in self.conditions.sometimes.items() if condition(machine)]
-        return Outcome(run.ending, tuple(violations), frozenset(met), machine)
+        met: frozenset[str] = frozenset()
+        if self.conditions.sometimes:
+            met = frozenset(
+                name for name, holds in self.conditions.sometimes.items() if holds(machine)
+            )
+        return Outcome(run.ending, tuple(violations), met, machine)
 
 
 class Outcome(NamedTuple):

@@ -29,8 +29,7 @@ OF_TASKS: Final = -3  # a word that is written by the end of a task
 
 
 def _cut(steps: list[int], length: int) -> None:
-    while steps and steps[-1] >= length:
-        steps.pop()
+    del steps[bisect_left(steps, length) :]
 
 
 class Kept:
@@ -114,17 +113,16 @@ class Trace:
 
     def cut(self, length: int) -> None:
         """Forget all steps from @length on."""
-        first, accesses, writes = self.first, self.accesses, self.writes
-        while first and first[-1] >= length:
-            first.pop()
-        words = len(first)
+        accesses, writes = self.accesses, self.writes
+        _cut(self.first, length)
+        words = len(self.first)
         del accesses[words:], writes[words:], self.user[words:], self.names[words:]
-        for word in {word for word in self.words[length:] if word < words}:
-            _cut(accesses[word], length)
-            _cut(writes[word], length)
-        while self.row_starts and self.row_starts[-1] >= length:
-            self.row_starts.pop()
-            self.row_tasks.pop()
+        for word in set(self.words[length:]):
+            if word < words:
+                _cut(accesses[word], length)
+                _cut(writes[word], length)
+        _cut(self.row_starts, length)
+        del self.row_tasks[len(self.row_starts) :]
         for task in set(self.tasks[length:]):
             taken = self.steps_of[task]
             _cut(taken, length)
@@ -132,8 +130,8 @@ class Trace:
                 del self.steps_of[task]
         for taken in self.cpu_accesses.values():
             _cut(taken, length)
-        for index in [index for index in self.blocked if index >= length]:
-            del self.blocked[index]
+        if self.blocked:
+            self.blocked = {n: tasks for n, tasks in self.blocked.items() if n < length}
         for column in (
             self.tasks,
             self.words,
@@ -188,6 +186,7 @@ class Trace:
         self.created_at = run.created_at
         self.barriers = run.barriers
         self.blocked.update(new.blocked)
+        creations = run.created_at.values()
         self.kinds += run.kinds[known:]
         self.cpu_kinds += new.cpu_kinds
         self.states += new.states
@@ -195,62 +194,66 @@ class Trace:
         accesses, writes, user = self.accesses, self.writes, self.user
         before, words, kinds = self.before, self.words, self.kinds
         cpu_kinds, waits = self.cpu_kinds, new.waits
-        creations = {index + 1 for index in run.created_at.values()}
         races: list[Race] = []
         index = known
         for task, cpu, count in new.rows:
-            mine = self.steps_of.setdefault(task, [])
             start, past = self._start(task)
-            if not self.row_tasks or self.row_tasks[-1] != task or index in creations:
+            mine = self.steps_of.setdefault(task, [])
+            if not self.row_tasks or self.row_tasks[-1] != task or index - 1 in creations:
                 self.row_tasks.append(task)
                 self.row_starts.append(index)
             shared_cpu = self._shared(cpu, task)
-            last = index + count
+            places = range(index, index + count)
+            index += count
             self.tasks += [task] * count
             self.cpus += [cpu] * count
-            while index < last:
-                key = log[index]
+            mine += places
+            for here in places:
+                key = log[here]
+                kind = kinds[here]
                 word = numbers.get(key, NOBODY)
                 if word == NOBODY:
                     word = numbers[key] = len(accesses)
                     accesses.append([])
                     writes.append([])
-                    self.first.append(index)
+                    self.first.append(here)
                     user.append(OF_TASKS if key[1] == "finished" else task)
                     self.names.append("")
                 words.append(word)
-                if shared_cpu and cpu_kinds[index] != INSIDE:
+                whose = user[word]
+                if shared_cpu and cpu_kinds[here] != INSIDE:
                     past, found = self._place(
-                        index, self.step(index), key, waits.get(index), (start, past)
+                        here, self.step(here), key, waits.get(here), (start, past)
                     )
                     races += found
-                    self.cpu_accesses[cpu].append(index)
-                    if user[word] != task and user[word] != OF_TASKS:
+                    self.cpu_accesses[cpu].append(here)
+                    if whose != task and whose != OF_TASKS:
                         user[word] = SEVERAL
-                elif user[word] == task:
+                elif whose == task:
                     pass
-                elif index in waits or user[word] == OF_TASKS:
+                elif here in waits or whose == OF_TASKS:
                     past, found = self._place(
-                        index, self.step(index), key, waits.get(index), (start, past)
+                        here, self.step(here), key, waits.get(here), (start, past)
                     )
                     races += found
-                    if user[word] != OF_TASKS:
+                    if whose != OF_TASKS:
                         user[word] = SEVERAL
                 else:
                     user[word] = SEVERAL
-                    for other in self._conflicting(word, kinds[index]):
+                    for other in self._conflicting(word, kind):
                         if not past >> other & 1:
                             past |= before[other]
-                            races.append(Race(other, index, task, start, 1 << other))
-                accesses[word].append(index)
-                if kinds[index]:
-                    writes[word].append(index)
-                mine.append(index)
-                past |= 1 << index
+                            races.append(Race(other, here, task, start, 1 << other))
+                accesses[word].append(here)
+                if kind:
+                    writes[word].append(here)
+                past |= 1 << here
                 before.append(past)
-                start = index
-                index += 1
-        return races + self._races_of_pending(new, numbers)
+                start = here
+        self.pending = {}
+        if new.pending:
+            races += self._races_of_pending(new, numbers)
+        return races
 
     def _start(self, task: int) -> tuple[int, int]:
         """The last step that the next one of a task needs, and all that happened before."""
@@ -265,10 +268,11 @@ class Trace:
 
     def _shared(self, cpu: int, task: int) -> bool:
         """Whether other tasks than @task have taken steps on a CPU; now it has."""
-        tasks = self.cpu_tasks.get(cpu, 0)
-        self.cpu_tasks[cpu] = tasks | 1 << task
-        if not tasks & ~(1 << task):
+        mine, tasks = 1 << task, self.cpu_tasks.get(cpu, 0)
+        if not tasks & ~mine:
+            self.cpu_tasks[cpu] = mine
             return False
+        self.cpu_tasks[cpu] = tasks | mine
         if cpu not in self.cpu_accesses:
             self.cpu_accesses[cpu] = [
                 index
@@ -279,7 +283,6 @@ class Trace:
 
     def _races_of_pending(self, new: NewSteps, numbers: dict[tuple[Any, Any], int]) -> list[Race]:
         """What the unfinished tasks would have done takes part, as if it came last."""
-        self.pending = {}
         self.stuck = new.stuck
         races: list[Race] = []
         for pending in new.pending:
@@ -351,6 +354,8 @@ class Trace:
         accesses = self.accesses[word]
         if not written:
             return accesses[::-1]
+        if accesses[-1] == written[-1]:
+            return written[-1:]
         return accesses[bisect_left(accesses, written[-1]) :][::-1]
 
     def _conflicting_on_cpu(self, step: Step) -> Iterator[int]:

@@ -50,7 +50,9 @@ def current() -> Task:
 
 def resume(chosen: Task) -> None:
     """Go on with @chosen, on its own stack.  Returns when this stack is chosen again."""
-    run_as(chosen)
+    global task
+    task = chosen
+    chosen.cpu.running = chosen
     chosen.greenlet.switch()
 
 
