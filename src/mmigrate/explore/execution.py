@@ -223,18 +223,19 @@ class Execution:
 
     def _start_new(self, creator: int) -> None:
         self._numbers = self.kernel.task_numbers
+        number, before = self._children.get(creator, 0), len(self.log) - 1
         for task in self.scheduler.alive.copy():
             if task.index < 0:
-                number = self._children.get(creator, 0)
-                self._children[creator] = number + 1
                 index = task.index = self.indices.index((creator, number))
+                number += 1
                 self.tasks[index] = task
-                self.created_at[index] = len(self.log) - 1
+                self.created_at[index] = before
                 if creator >= 0 or self.kernel.nodes:
                     # Its first access is to start: it may take the CPU before any other.
                     task.access = (task, "start", WRITE)
                 else:
                     self._bring_to_first_access(task)
+        self._children[creator] = number
 
     def _bring_to_first_access(self, task: Task) -> None:
         ran, running = sched.task, task.cpu.running

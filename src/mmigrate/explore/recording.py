@@ -202,6 +202,7 @@ class Recording(Execution):
         new, held = self.new, self._held
         steps = self.log[self._from :]
         held.append(0 if last.finished else last.preempt_count)
+        cpu_kinds = []
         if any(held):
             cpu_kinds = [
                 (INSIDE if after else RELEASES)
@@ -210,13 +211,15 @@ class Recording(Execution):
                 for step, (before, after) in zip(steps, pairwise(held), strict=True)
             ]
         else:
-            cpu_kinds = [TRIED if type(obj) is SpinLock else PASSES for obj, _ in steps]
-        new.rows.append((last.index, self._cpu.number, len(steps)))
+            for obj, _ in steps:
+                cpu_kinds.append(TRIED if type(obj) is SpinLock else PASSES)
+        cpu, count = self._cpu.number, len(steps)
+        new.rows.append((last.index, cpu, count))
         new.cpu_kinds += cpu_kinds
         if self.asleep:
-            self._wake(last.index, self._cpu.number, steps, cpu_kinds)
+            self._wake(last.index, cpu, steps, cpu_kinds)
         else:
-            new.sleep += [self.asleep] * len(steps)
+            new.sleep += [self.asleep] * count
 
     def _wake(
         self, task: int, cpu: int, steps: list[tuple[Any, Any]], cpu_kinds: list[int]

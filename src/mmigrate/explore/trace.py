@@ -184,25 +184,30 @@ class Trace:
         """
         known, log = len(self.tasks), run.log
         self.created_at = run.created_at
+        created = self.created_at.values()
         self.barriers = run.barriers
-        self.blocked.update(new.blocked)
-        creations = run.created_at.values()
+        barrier = run.barriers[-1] if run.barriers else 0
+        if new.blocked:
+            self.blocked.update(new.blocked)
         self.kinds += run.kinds[known:]
         self.cpu_kinds += new.cpu_kinds
         self.states += new.states
         numbers: dict[tuple[Any, Any], int] = dict(zip(log, self.words, strict=False))
         accesses, writes, user = self.accesses, self.writes, self.user
         before, words, kinds = self.before, self.words, self.kinds
-        cpu_kinds, waits = self.cpu_kinds, new.waits
+        cpu_kinds, cpu_tasks, waits = self.cpu_kinds, self.cpu_tasks, new.waits
         races: list[Race] = []
         index = known
         for task, cpu, count in new.rows:
-            start, past = self._start(task)
             mine = self.steps_of.setdefault(task, [])
-            if not self.row_tasks or self.row_tasks[-1] != task or index - 1 in creations:
+            if mine and mine[-1] >= barrier:
+                past = before[start := mine[-1]]
+            else:
+                start, past = self._start(task)
+            if not self.row_tasks or self.row_tasks[-1] != task or index - 1 in created:
                 self.row_tasks.append(task)
                 self.row_starts.append(index)
-            shared_cpu = self._shared(cpu, task)
+            shared_cpu = cpu_tasks.get(cpu) != 1 << task and self._shared(cpu, task)
             places = range(index, index + count)
             index += count
             self.tasks += [task] * count
@@ -268,11 +273,10 @@ class Trace:
 
     def _shared(self, cpu: int, task: int) -> bool:
         """Whether other tasks than @task have taken steps on a CPU; now it has."""
-        mine, tasks = 1 << task, self.cpu_tasks.get(cpu, 0)
-        if not tasks & ~mine:
-            self.cpu_tasks[cpu] = mine
+        tasks = self.cpu_tasks.get(cpu, 0)
+        self.cpu_tasks[cpu] = tasks | 1 << task
+        if not tasks & ~(1 << task):
             return False
-        self.cpu_tasks[cpu] = tasks | mine
         if cpu not in self.cpu_accesses:
             self.cpu_accesses[cpu] = [
                 index

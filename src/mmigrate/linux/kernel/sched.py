@@ -178,25 +178,21 @@ _stacks = _Stacks()
 
 
 def _serve() -> None:
-    """The bottom of a stack: runs the task that is resumed on it, and then others.  It has no
-    name for the stack itself, which would keep it for ever."""
+    """The bottom of a stack: runs the task that is resumed on it, and then others.  While it
+    waits for one it has no name for the stack itself or its scheduler, which would keep them
+    for ever."""
     while True:
         scheduler = task.kernel.scheduler
         scheduler.body(task)
-        scheduler.idle.append(greenlet.getcurrent())
-        del scheduler
         while True:
+            scheduler.idle.append(greenlet.getcurrent())
+            hub = scheduler.hub
+            del scheduler
             try:
-                _to_parent()
+                hub.switch()
                 break
             except Abandoned:  # the task that this stack was given has not begun
-                task.kernel.scheduler.idle.append(greenlet.getcurrent())
-
-
-def _to_parent() -> None:
-    parent = greenlet.getcurrent().parent
-    assert parent is not None
-    parent.switch()
+                scheduler = task.kernel.scheduler
 
 
 class Scheduler:
