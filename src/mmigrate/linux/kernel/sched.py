@@ -185,7 +185,7 @@ def _serve() -> None:
         scheduler = task.kernel.scheduler
         scheduler.body(task)
         while True:
-            scheduler.idle.append(greenlet.getcurrent())
+            _stacks.idle.append(greenlet.getcurrent())
             hub = scheduler.hub
             del scheduler
             try:
@@ -215,7 +215,6 @@ class Scheduler:
         self.takeover: Callable[[], None] | None = None  # who runs the tasks instead, if anybody
         self._choose: Choose | None = None
         self.hub = greenlet.getcurrent()
-        self.idle = _stacks.idle
 
     def new_task(self, name: str, cpu: Cpu, mm: Mm | None) -> Task:
         kernel = self.kernel
@@ -232,8 +231,9 @@ class Scheduler:
 
     def new_stack(self, new: Task) -> None:
         """A stack for a task that has not run yet."""
-        if self.idle:
-            new.greenlet = self.idle.pop()
+        idle = _stacks.idle
+        if idle:
+            new.greenlet = idle.pop()
             new.greenlet.parent = self.hub
         else:
             new.greenlet = greenlet.greenlet(_serve, self.hub)
