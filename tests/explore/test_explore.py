@@ -174,6 +174,20 @@ def test_left_off_and_resumed(tmp_path):
     assert explore(three_tasks, resume=file).classes == rest.classes
 
 
+def test_a_task_may_fail_before_it_touches_anything():
+    def fails():
+        raise ValueError("at once")
+
+    def program(tasks):
+        tasks.start(fails)
+        tasks.start(fails)
+
+    for keep_going in (False, True):
+        finding = explore(program, keep_going=keep_going).finding
+        assert finding.violation.message.startswith("ValueError: at once")
+        assert replay(finding.schedule, program).violation == finding.violation
+
+
 def test_a_finding_is_minimised():
     finding = explore(lost_update).finding
     assert finding.preemptions == 1

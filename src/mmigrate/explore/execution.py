@@ -193,26 +193,26 @@ class Execution:
                 self.over = True
                 break
             sched.resume(chosen)
-            if scheduler.failure is not None:
-                self._note_failure()
-                if not self.keep_going:
-                    self.over = True
+            self._note_failure()
         self.finish()
 
     def finish(self) -> None:
         """The last step is complete."""
 
     def _note_failure(self) -> None:
+        """If the task that ran last has failed."""
         scheduler = self.scheduler
         error, scheduler.failure = scheduler.failure, None
+        if error is None:
+            return
         scheduler.abandoned = False
-        assert error is not None
         if isinstance(error, MmigrateError):  # no finding, but wrong use
             raise error
         while isinstance(error.__context__, KernelBug):
             error = error.__context__
         assert scheduler.failed is not None
         self.failures.append((scheduler.failed.name, error))
+        self.over = self.over or not self.keep_going
         if self.ending is Ending.COMPLETE:
             self.ending = Ending.FAILED
 
@@ -244,6 +244,7 @@ class Execution:
         self._starting = False
         task.cpu.running = running
         sched.task = ran
+        self._note_failure()
 
     # --- what a subclass needs ---
 
