@@ -26,7 +26,7 @@ from dataclasses import replace
 from enum import Enum
 from functools import cache
 from itertools import chain, compress
-from operator import attrgetter, is_not
+from operator import attrgetter, call, is_not
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import greenlet
@@ -78,8 +78,23 @@ BUILTIN: Final = (
 )
 
 
-# how attributes are read, of which objects, which, and their values
-Group = tuple[Callable[[Any], Any], list[Any], tuple[str, ...], list[Any]]
+class Slots:
+    """Attributes of objects: how they are read, of which objects, which they are, and their
+    values, each by object."""
+
+    def __init__(self) -> None:
+        self.getters: list[Callable[[Any], tuple[Any, ...]]] = []
+        self.things: list[Any] = []
+        self.names: list[tuple[str, ...]] = []
+        self.were: list[tuple[Any, ...]] = []
+
+    def note(self, names: tuple[str, ...], things: list[Any]) -> None:
+        if names:
+            getter = _getter(names)
+            self.getters += [getter] * len(things)
+            self.things += things
+            self.names += [names if len(names) > 1 else names * 2] * len(things)
+            self.were += map(getter, things)
 
 
 class CannotNote(Exception):
@@ -96,9 +111,9 @@ class Noted:
         self.sets: list[tuple[set[Any], set[Any]]] = []
         self.sequences: list[tuple[Any, Any]] = []  # deques and bytearrays
         self.cells: list[tuple[types.CellType, Any]] = []
-        # attributes by class; those whose values may equal others are compared by identity
-        self.groups: list[Group] = []
-        self.strict: list[Group] = []
+        # those whose values may equal others are compared by identity
+        self.plain = Slots()
+        self.strict = Slots()
         self.changing: list[tuple[Any, str, Any]] = []  # attributes that executions have changed
         self.unset: list[tuple[Any, str]] = []
         found: dict[type, list[Any]] = {}
@@ -174,14 +189,8 @@ class Noted:
             of_strict = [any(map(_equals_others, column)) for column in columns]
             strict = tuple(compress(there, of_strict))
             plain = tuple([name for name in there if name not in strict])
-            if plain:
-                getter = _getter(plain)
-                twice = plain if len(plain) > 1 else plain * 2
-                self.groups.append((getter, alike, twice, list(map(getter, alike))))
-            if strict:
-                getter = _getter(strict)
-                twice = strict if len(strict) > 1 else strict * 2
-                self.strict.append((getter, alike, twice, list(chain(*map(getter, alike)))))
+            self.plain.note(plain, alike)
+            self.strict.note(strict, alike)
 
     def put_back(self) -> None:
         """Give every object the contents that it had."""
@@ -192,18 +201,14 @@ class Noted:
                 items[:] = before
         for items, before in self.nested:
             items[:] = before
-        for getter, things, names, were in self.groups:
-            now = list(map(getter, things))
-            if now != were:
-                for thing, here, values in zip(things, now, were, strict=True):
-                    if here != values:
-                        for place in compress(range(len(names)), map(is_not, here, values)):
-                            self._mend(thing, names[place], values[place])
-        for getter, things, names, were in self.strict:
-            values = chain.from_iterable(map(getter, things))
-            for index in compress(range(len(were)), map(is_not, values, were)):
-                number, place = divmod(index, len(names))
-                self._mend(things[number], names[place], were[index])
+        slots = self.plain
+        now = list(map(call, slots.getters, slots.things))
+        if now != slots.were:
+            self._mend(slots, now)
+        slots = self.strict
+        now = list(map(call, slots.getters, slots.things))
+        if any(map(is_not, chain.from_iterable(now), chain.from_iterable(slots.were))):
+            self._mend(slots, now)
         for thing, absent in self.unset:
             if hasattr(thing, absent):
                 delattr(thing, absent)
@@ -219,10 +224,14 @@ class Noted:
         for cell, content in self.cells:
             cell.cell_contents = content
 
-    def _mend(self, thing: Any, name: str, value: Any) -> None:
-        """Put an attribute back, from now on without looking first: it will change again."""
-        setattr(thing, name, value)
-        self.changing.append((thing, name, value))
+    def _mend(self, slots: Slots, now: list[tuple[Any, ...]]) -> None:
+        """Put attributes back, from now on without looking first: they will change again."""
+        for thing, names, here, values in zip(
+            slots.things, slots.names, now, slots.were, strict=True
+        ):
+            for place in compress(range(len(names)), map(is_not, here, values)):
+                setattr(thing, names[place], values[place])
+                self.changing.append((thing, names[place], values[place]))
 
 
 @cache
