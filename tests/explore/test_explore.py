@@ -3,6 +3,7 @@
 import functools
 import gc
 import json
+from threading import Thread
 
 import greenlet
 import pytest
@@ -131,6 +132,21 @@ def test_nothing_is_left_of_a_search():
     finally:
         gc.enable()
     assert things()[1] == stacks
+
+
+def test_in_threads():
+    found = []
+
+    def search():
+        found.append(str(explore(lost_update, minimise=False)))
+        found.append(str(explore(move_against_unmap)))
+
+    for _ in range(2):
+        thread = Thread(target=search)
+        thread.start()
+        thread.join()
+    search()
+    assert found[:2] == found[2:4] == found[4:]
 
 
 def test_two_machines_side_by_side():

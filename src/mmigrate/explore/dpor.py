@@ -121,7 +121,7 @@ class Optimal:
             self.indices,
             max_steps,
             self.trace.rows(),
-            list(self.trace.kinds),
+            self.trace.kinds.copy(),
             self._plan,
             self._asleep,
             keep_going=keep_going,

@@ -107,7 +107,7 @@ class Execution:
         self.barriers: list[int] = []  # how many steps came before each machine.run()
         self.over = False
         self.deadlock: Violation | None = None
-        self._names: dict[int, str] = {}
+        self._names: dict[int, str] | None = None
         self._children: dict[int, int] = {}
         self._numbers = 0
         self._starting = False  # a task is brought to its first access
@@ -251,7 +251,8 @@ class Execution:
     @property
     def names(self) -> dict[int, str]:
         """Of the tasks, in order of creation; with a number behind it if two have the same."""
-        if len(self._names) != len(self.tasks):
+        if self._names is None or len(self._names) != len(self.tasks):
+            self._names = {}
             used: Counter[str] = Counter()
             for index, task in self.tasks.items():
                 used[task.name] += 1

@@ -118,8 +118,9 @@ class Tasks:
         """Run a function in a task of its own, from `run()` on."""
         kernel = self.kernel
         cpus, scheduler = kernel.cpus, kernel.scheduler
-        number = len(cpus) if cpu is None else cpu
-        while len(cpus) <= number:
+        if cpu is None:
+            cpu = len(cpus)
+        while len(cpus) <= cpu:
             cpus.append(Cpu(kernel, len(cpus), 0))
         name = unique = name or getattr(function, "__name__", "task")
         count = 1
@@ -127,7 +128,7 @@ class Tasks:
             count += 1
             unique = f"{name}.{count}"
         self._names.add(unique)
-        task: Task = scheduler.new_task(unique, cpus[number], None)
+        task: Task = scheduler.new_task(unique, cpus[cpu], None)
         scheduler.start(task, partial(function, *arguments) if arguments else function)
         return task
 

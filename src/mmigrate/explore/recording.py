@@ -82,13 +82,11 @@ class Recording(Execution):
             self.left -= 1
             self.log.append((obj, field))
             return
-        last = self._last
-        key = (obj, field)
         if (
             self.more
             and self.kernel.task_numbers == self._numbers
-            and key not in self._waited
-            and last.cpu is self._cpu
+            and (key := (obj, field)) not in self._waited
+            and (last := self._last).cpu is self._cpu
             and not self.scheduler.abandoned
         ):
             self.more -= 1
@@ -106,13 +104,11 @@ class Recording(Execution):
             self.left -= 1
             self.log.append((obj, field))
             return
-        last = self._last
-        key = (obj, field)
         if (
             self.more
             and self.kernel.task_numbers == self._numbers
-            and key not in self._waited
-            and last.cpu is self._cpu
+            and (key := (obj, field)) not in self._waited
+            and (last := self._last).cpu is self._cpu
             and not self.scheduler.abandoned
             and until()
         ):
