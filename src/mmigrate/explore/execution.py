@@ -16,8 +16,6 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any, Final
 
-import greenlet
-
 from mmigrate.errors import KernelBug, MmigrateError, Violation
 from mmigrate.linux.include.sched import Task
 from mmigrate.linux.kernel import sched
@@ -86,7 +84,6 @@ class Execution:
         "more",
         "over",
         "scheduler",
-        "stacks",
         "tasks",
     )
 
@@ -111,7 +108,6 @@ class Execution:
         self._children: dict[int, int] = {}
         self._numbers = 0
         self._starting = False  # a task is brought to its first access
-        self.stacks: list[greenlet.greenlet] = []  # of earlier runs
 
     def attach(self, scheduler: sched.Scheduler) -> None:
         """Decide for this scheduler, also where the scenario itself calls `machine.run()`."""

@@ -299,12 +299,10 @@ class Stage:
         self._running: Any = None
         self._again = 0  # the next execution that is repeated from boot
         self._impossible = not (always or target.needs_machine)
-        self._stacks: list[greenlet.greenlet] = []  # on which tasks have ended
 
     def execute(self, run: Recording) -> Outcome:
         """One run from boot, or as if from boot, to the oracles."""
         self.executions += 1
-        run.stacks = self._stacks
         if self._noted is None:
             if self.executions < FIRST or self._impossible:
                 return self.target.execute(run)
