@@ -38,7 +38,7 @@ from mmigrate.linux.kernel import sched
 if TYPE_CHECKING:
     from mmigrate.explore.recording import Recording
 
-FIRST: Final = 4  # the execution whose start is noted: that costs as much as it saves in three
+FIRST: Final = 4  # the execution whose start is noted: that costs what a dozen others save
 HEAP_TYPE: Final = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 NO_INSTANCES: Final = 1 << 7  # Py_TPFLAGS_DISALLOW_INSTANTIATION
 
