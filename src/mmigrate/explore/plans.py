@@ -15,7 +15,7 @@ from typing import Any
 
 from mmigrate.explore.execution import PASSES
 from mmigrate.explore.recording import Asleep
-from mmigrate.explore.steps import Race, Step, dependent
+from mmigrate.explore.steps import KnownStep, Race, Step, dependent, disturbs
 from mmigrate.explore.trace import Trace
 from mmigrate.explore.words import name_of
 
@@ -28,18 +28,6 @@ class Starts(Enum):
     YES = 1
     UNWANTED = 2
     UNKNOWN = 3
-
-
-# A step of another execution: its object by name, and then what a Step has.
-KnownStep = tuple[str, Any, int, int, int, int, int]
-
-
-def disturbs(one: KnownStep, other: KnownStep) -> bool:
-    """Whether the order of two steps of different tasks matters."""
-    same = one[:2] == other[:2]
-    mine, its = Step(*one[2:]), Step(*other[2:])
-    mine.word, its.word = 0, 0 if same else 1
-    return dependent(mine, its)
 
 
 PlannedStep = tuple[int, KnownStep | None, int]  # its task, the step, what it does to its CPU

@@ -157,7 +157,7 @@ class Recording(Execution):
             new.waits[index] = chosen.until
         self.log.append((obj, name))
         self.kinds.append(kind)
-        new.states.append(GET.get(type(obj), _unknown)(obj))
+        new.states.append(state_of(obj))
         self._last = chosen
         self._cpu = chosen.cpu
         self._from = index
@@ -199,7 +199,7 @@ class Recording(Execution):
         steps = self.log[self._from :]
         held.append(0 if last.finished else last.preempt_count)
         cpu_kinds = []
-        if any(held):
+        if any(held):  # it never is in most small programs  (explore_against_frontrun)
             cpu_kinds = [
                 (INSIDE if after else RELEASES)
                 if before
@@ -247,7 +247,7 @@ class Recording(Execution):
         access = sleeper.access
         same = access[0] is key[0] and access[1] == key[1]
         if same and (step.kind or access[2]):
-            return True
+            return True  # what `dependent` says, too, without a Step  (explore_against_frontrun)
         its = Step(sleeper.index, 1, access[2], sleeper.cpu.number, its_kind)
         return dependent(step, its)
 

@@ -32,6 +32,18 @@ def dependent(one: Step, other: Step) -> bool:
     return bool(one.cpu_kind or other.cpu_kind)
 
 
+# A step of another execution: its object by name, and then what a Step has.
+KnownStep = tuple[str, Any, int, int, int, int, int]
+
+
+def disturbs(one: KnownStep, other: KnownStep) -> bool:
+    """Whether the order of two steps of different tasks matters."""
+    same = one[:2] == other[:2]
+    mine, its = Step(*one[2:]), Step(*other[2:])
+    mine.word, its.word = 0, 0 if same else 1
+    return dependent(mine, its)
+
+
 class Pending(NamedTuple):
     """What an unfinished task was about to do.  @state: of its object.  @cpu_kind: INSIDE if
     the task holds its CPU."""

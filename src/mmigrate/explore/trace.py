@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from mmigrate.explore.execution import ACQUIRES, INSIDE, PASSES, RELEASES, Execution
 from mmigrate.explore.states import held_then
-from mmigrate.explore.steps import NewSteps, Race, Step, Until
+from mmigrate.explore.steps import KnownStep, NewSteps, Race, Step, Until
 from mmigrate.explore.words import name_of
 from mmigrate.linux.include.sched import Task
 from mmigrate.linux.kernel.rwsem import RwSemaphore
@@ -90,9 +90,7 @@ class Trace:
             self.cpu_kinds[index],
         )
 
-    def known_steps(
-        self, steps: list[int], log: list[tuple[Any, Any]]
-    ) -> list[tuple[str, Any, int, int, int, int, int]]:
+    def known_steps(self, steps: list[int], log: list[tuple[Any, Any]]) -> list[KnownStep]:
         """Steps as somebody knows them who has another trace."""
         names, words = self.names, self.words
         for index in steps:

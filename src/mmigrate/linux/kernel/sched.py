@@ -51,7 +51,7 @@ def current() -> Task:
 def resume(chosen: Task) -> None:
     """Go on with @chosen, on its own stack.  Returns when this stack is chosen again."""
     global task
-    task = chosen
+    task = chosen  # `run_as`, without its call  (explore_against_frontrun)
     chosen.cpu.running = chosen
     chosen.greenlet.switch()
 
