@@ -142,10 +142,10 @@ class Wanted:
 
     @property
     def needs(self) -> int:
-        """What its second needs here: what its task did, and what conflicts with it."""
+        """What its second needs: what its task did, and what conflicts with it."""
         if self._needs:
             return self._needs
-        trace, start, second, mask = self.trace, self.race.start, self.second, self.mask
+        trace, start, second = self.trace, self.race.start, self.second
         before = trace.before
         needs = before[start] if start >= 0 else 0
         last = self._step(second)
@@ -153,14 +153,25 @@ class Wanted:
             for index in self.steps:
                 if index < second and dependent(trace.step(index), last):
                     needs |= before[index]
-        elif last.word >= 0:
-            for index in reversed((trace.accesses if last.kind else trace.writes)[last.word]):
-                if index <= self.first:
-                    break
-                if index < second and mask >> index & 1:
+        else:
+            for index in self._touching(last):
+                if index < second:
                     needs |= before[index]
         self._needs = needs
         return needs
+
+    def _touching(self, step: Step) -> list[int]:
+        """Which steps, all but the second, touch the word of @step and conflict with it."""
+        trace, first, dropped = self.trace, self.first, self.race.dropped
+        before = trace.before
+        found: list[int] = []
+        if step.word >= 0:
+            for index in reversed((trace.accesses if step.kind else trace.writes)[step.word]):
+                if index <= first:
+                    break
+                if not before[index] & dropped:
+                    found.append(index)
+        return found
 
     def task(self, index: int) -> int:
         return self.second_task if index == self.second else self.trace.tasks[index]
@@ -170,21 +181,25 @@ class Wanted:
         return trace.step(index) if index < len(trace) else trace.pending[self.second_task]
 
     def covered_by(self, task: int) -> Starts:
-        """`starts_with` before anything was taken, without looking at all steps if that can be
-        said of the task's next one."""
-        trace, first = self.trace, self.first
+        """`starts_with` before anything was taken.  The task's next step mostly tells: all steps
+        are looked at only if it is on a CPU that tasks share."""
+        trace, first, second = self.trace, self.first, self.second
         index = trace.index_of_next(task, first)
-        if (
-            index is None
-            or index == self.second
-            or index == len(trace.before)
-            or trace.before[index] & self.race.dropped
-        ):
+        if index is None:
+            return Starts.NO
+        step = trace.step(index) if index < len(trace) else trace.pending[task]
+        if step.cpu in trace.cpu_accesses:
             self.lay_out()
             return self.starts_with(task)
-        # All that happened before it is wanted, too.
-        alone = trace.before[index] >> first + 1 == 1 << index - first - 1
-        return Starts.YES if alone else Starts.NO
+        if index == second and task == self.second_task:
+            return Starts.NO if self.needs >> first + 1 else Starts.YES
+        if index < len(trace) and not trace.before[index] & self.race.dropped:
+            # All that happened before it is wanted, too.
+            alone = trace.before[index] >> first + 1 == 1 << index - first - 1
+            return Starts.YES if alone else Starts.NO
+        if self._touching(step) or dependent(self._step(second), step):
+            return Starts.NO
+        return Starts.UNWANTED
 
     def starts_with(self, task: int, known: KnownStep | None = None) -> Starts:
         """Whether the task's next step could come first here.  @known: what it was when it was
