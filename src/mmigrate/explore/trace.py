@@ -190,7 +190,9 @@ class Trace:
         self.kinds += run.kinds[known:]
         self.cpu_kinds += new.cpu_kinds
         self.states += new.states
-        numbers: dict[tuple[Any, Any], int] = dict(zip(log, self.words, strict=False))
+        numbers: dict[tuple[Any, Any], int] = {
+            log[here]: word for word, here in enumerate(self.first)
+        }
         accesses, writes, user = self.accesses, self.writes, self.user
         before, words, kinds = self.before, self.words, self.kinds
         cpu_kinds, cpu_tasks, waits = self.cpu_kinds, self.cpu_tasks, new.waits
