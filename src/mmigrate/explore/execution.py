@@ -113,7 +113,7 @@ class Execution:
         """Decide for this scheduler, also where the scenario itself calls `machine.run()`."""
         self.scheduler = scheduler
         self.kernel = scheduler.kernel
-        scheduler.takeover = self.go
+        scheduler.takeover = self
 
     def detach(self) -> None:
         """Nothing is left to decide: the run goes with whoever has it."""
@@ -159,6 +159,10 @@ class Execution:
             elif chosen is not me:
                 sched.resume(chosen)
         me.until = None
+
+    def ask(self) -> None:
+        """The running task may not take more steps than those of the prefix by itself."""
+        self.more = 0
 
     # --- the run ---
 

@@ -136,7 +136,7 @@ class Tasks:
         """Run the started tasks until all have ended."""
         scheduler = self.kernel.scheduler
         if scheduler.takeover is not None:
-            scheduler.takeover()
+            scheduler.takeover.go()
         else:
             scheduler.run_straight()
 

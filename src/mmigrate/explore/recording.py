@@ -22,11 +22,10 @@ from mmigrate.explore.execution import (
     Execution,
     Indices,
 )
-from mmigrate.explore.states import GET, UNKNOWN, state_of
+from mmigrate.explore.states import GETS, UNKNOWN, state_of
 from mmigrate.explore.steps import NewSteps, Pending, Step, dependent
 from mmigrate.explore.words import name_of
 from mmigrate.linux.include.sched import Cpu, Task
-from mmigrate.linux.kernel.rwsem import RwSemaphore
 from mmigrate.linux.kernel.spinlock import SpinLock
 
 Asleep = dict[int, int]  # task to what its next step does to its CPU
@@ -43,6 +42,7 @@ class Recording(Execution):
         "_held",
         "_last",
         "_position",
+        "_states",
         "_waited",
         "asleep",
         "diverged",
@@ -64,6 +64,7 @@ class Recording(Execution):
         if known_kinds is not None:  # of the steps of the prefix
             self.kinds = known_kinds
         self.new = NewSteps()
+        self._states = self.new.states
         self.asleep: Asleep = {}
         self.diverged = False  # a plan could not be followed
         self._position = 0
@@ -82,20 +83,13 @@ class Recording(Execution):
             self.left -= 1
             self.log.append((obj, field))
             return
-        if (
-            self.more
-            and self.kernel.task_numbers == self._numbers
-            and (key := (obj, field)) not in self._waited
-            and (last := self._last).cpu is self._cpu
-            and not self.scheduler.abandoned
-        ):
+        if self.more and (key := (obj, field)) not in self._waited:
             self.more -= 1
             self.log.append(key)
             self.kinds.append(kind)
-            self._held.append(last.preempt_count)
-            self.new.states.append(
-                GET.get(type(obj), _unknown)(obj) if kind or type(obj) is RwSemaphore else UNKNOWN
-            )
+            self._held.append(self._last.preempt_count)
+            get = GETS[kind].get(type(obj))
+            self._states.append(UNKNOWN if get is None else get(obj))
             return
         self._stop(obj, field, kind, None)
 
@@ -104,20 +98,13 @@ class Recording(Execution):
             self.left -= 1
             self.log.append((obj, field))
             return
-        if (
-            self.more
-            and self.kernel.task_numbers == self._numbers
-            and (key := (obj, field)) not in self._waited
-            and (last := self._last).cpu is self._cpu
-            and not self.scheduler.abandoned
-            and until()
-        ):
+        if self.more and (key := (obj, field)) not in self._waited and until():
             self.more -= 1
             self.new.waits[len(self.log)] = until
             self.log.append(key)
             self.kinds.append(kind)
-            self._held.append(last.preempt_count)
-            self.new.states.append(state_of(obj))
+            self._held.append(self._last.preempt_count)
+            self._states.append(state_of(obj))
             return
         self._stop(obj, field, kind, until)
 
@@ -157,7 +144,7 @@ class Recording(Execution):
             new.waits[index] = chosen.until
         self.log.append((obj, name))
         self.kinds.append(kind)
-        new.states.append(state_of(obj))
+        self._states.append(state_of(obj))
         self._last = chosen
         self._cpu = chosen.cpu
         self._from = index
@@ -291,10 +278,6 @@ class Again(Recording):
 
     def choose(self, me: Task | None) -> Task | None:
         return None
-
-
-def _unknown(_: Any) -> Any:
-    return UNKNOWN
 
 
 def would_do(task: Task) -> int:

@@ -52,6 +52,8 @@ GET: Final[dict[type, Callable[[Any], Any]]] = {
     Cpu: attrgetter("irqs_off"),
     BufferHead: attrgetter("b_state"),
 }
+# The same by the kind of access: only a semaphore is needed where it is read, too.
+GETS: Final = ({RwSemaphore: GET[RwSemaphore]}, GET)
 SET: Final[dict[type, Callable[[Any, Any], None]]] = {
     SpinLock: _set_owner,
     Shared: _set_value,

@@ -240,7 +240,7 @@ class Machine(ProcFiles):
         """
         scheduler = self.kernel.scheduler
         if scheduler.takeover is not None:  # we are explored
-            scheduler.takeover()
+            scheduler.takeover.go()
             return
         if seed is None:
             scheduler.run_straight()

@@ -188,6 +188,7 @@ class Process:
         with self.running() as task:
             task.cpu = cpus[number]
         self.task.cpu = cpus[number]
+        self.machine.kernel.scheduler.ask()
         return self
 
     # --- areas ---

@@ -12,6 +12,7 @@ def BUG(message: str, obj: Any = None) -> NoReturn:
     task = sched.task
     if sched.hook is not None and task.greenlet is not None:
         task.kernel.scheduler.abandoned = True  # nobody else runs while this task unwinds
+        task.kernel.scheduler.ask()
     raise KernelBug(message if obj is None else f"{obj!r}: {message}")
 
 

@@ -39,6 +39,16 @@ class Hook(Protocol):
     def wait(self, obj: Any, field: Any, kind: int, until: Callable[[], bool]) -> None: ...
 
 
+class Takeover(Protocol):
+    """Who runs the started tasks of a machine that is explored."""
+
+    def go(self) -> None:
+        """Run them until all have ended, or nothing more is to be done."""
+
+    def ask(self) -> None:
+        """Who may go on is not what it was: it is to be decided at the next access."""
+
+
 hook: Hook | None = None
 task: Task = None  # type: ignore[assignment]  # the running task; none before the first machine
 
@@ -212,7 +222,7 @@ class Scheduler:
         self.max_steps = 1_000_000
         self.log: list[str] | None = None
         self.abandoned = False
-        self.takeover: Callable[[], None] | None = None  # who runs the tasks instead, if anybody
+        self.takeover: Takeover | None = None  # who runs the tasks instead, if anybody
         self._choose: Choose | None = None
         self.hub = greenlet.getcurrent()
 
@@ -221,7 +231,14 @@ class Scheduler:
         kernel.task_numbers += 1
         created = Task(kernel, name, kernel.task_numbers, cpu, mm)
         kernel.tasks.append(created)
+        self.ask()
         return created
+
+    def ask(self) -> None:
+        """Whoever decides is to look at the tasks again: there is a new one, one is on another CPU,
+        or one is lost."""
+        if self.takeover is not None:
+            self.takeover.ask()
 
     def start(self, new: Task, function: Callable[[], Any]) -> None:
         """Give @new a stack; it first runs when it is chosen."""
