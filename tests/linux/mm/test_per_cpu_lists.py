@@ -70,17 +70,21 @@ def everything(zone):
         for number, section in zone.kernel.mem_map.items()
     }
     lists = [
-        ([[page.pfn for page in head] for head in area.free_list], area.nr_free)
+        {
+            kind: ([page.pfn for page in head], [page.pfn for page in reversed(head)])
+            for kind, head in area.free_list.items()
+            if head.next is not head
+        }
         for area in zone.free_area
     ]
-    backwards = [[page.pfn for page in reversed(h)] for a in zone.free_area for h in a.free_list]
+    free = [area.nr_free for area in zone.free_area]
     pcps = [
         [([p.pfn for p in head], [p.pfn for p in reversed(head)]) for head in pcp.lists]
         for pcp in zone.pageset
     ]
     counts = [pcp.count for pcp in zone.pageset]
     return (
-        (list(pages.items()), lists, backwards, pcps, counts),
+        (list(pages.items()), lists, free, pcps, counts),
         (zone.vm_stat, zone.untouched, zone.pageblock_type, zone.kernel.warnings),
     )
 

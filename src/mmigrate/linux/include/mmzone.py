@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
-from mmigrate.linux.include.gfp import MIGRATE_PCPTYPES, MIGRATE_TYPES
+from mmigrate.linux.include.gfp import MIGRATE_PCPTYPES
 from mmigrate.linux.include.vmstat import NR_LRU_LISTS, NR_VM_ZONE_STAT_ITEMS
 from mmigrate.linux.lib.list import ListHead
 
@@ -46,7 +47,8 @@ class FreeArea:
     __slots__ = ("free_list", "nr_free")
 
     def __init__(self) -> None:
-        self.free_list = [ListHead() for _ in range(MIGRATE_TYPES)]
+        # by migrate type, from the first block on  (explore_kernel_per_s: most are never used)
+        self.free_list: defaultdict[int, ListHead] = defaultdict(ListHead)
         self.nr_free = 0
 
 

@@ -621,7 +621,8 @@ def _compact_finished(cc: CompactControl) -> int:
     if zone.untouched:
         return COMPACT_PARTIAL
     for area in zone.free_area[cc.order :]:
-        if not list_empty(area.free_list[cc.migratetype]):
+        head = area.free_list.get(cc.migratetype)
+        if head is not None and not list_empty(head):
             return COMPACT_PARTIAL
         # Known defect of v3.19: it is the wanted order that is compared, not that of the block.
         if cc.order >= PAGEBLOCK_ORDER and area.nr_free:

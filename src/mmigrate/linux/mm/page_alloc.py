@@ -253,8 +253,8 @@ def __rmqueue_fallback(zone: Zone, order: int, start_type: int) -> Page | None:
     for current_order in range(MAX_ORDER - 1, order - 1, -1):
         area = zone.free_area[current_order]
         for fallback in FALLBACKS[start_type]:
-            head = area.free_list[fallback]
-            if head.next is head:
+            head = area.free_list.get(fallback)
+            if head is None or head.next is head:
                 continue
             page: Page = head.next
             new_type = _try_to_steal(zone, page, start_type, fallback, current_order)
@@ -861,11 +861,10 @@ def free_blocks(zone: Zone) -> list[tuple[int, int, int]]:
     order = -1
     for area in zone.free_area:  # by hand: every check of a machine does this
         order += 1
-        for head in area.free_list:
+        lists = area.free_list
+        for migratetype in sorted(lists) if lists else ():
+            head = lists[migratetype]
             page = head.next
-            if page is head:
-                continue
-            migratetype = area.free_list.index(head)
             while page is not head:
                 found.append((page.pfn, order, migratetype))
                 page = page.next

@@ -102,7 +102,7 @@ def pagetypeinfo_text(kernel: Kernel) -> str:
 
 def free_block_counts(zone: Zone, migratetype: int) -> list[int]:
     """How many free blocks of a migrate type there are, by order."""
-    counts = [sum(1 for _ in area.free_list[migratetype]) for area in zone.free_area]
+    counts = [sum(1 for _ in area.free_list.get(migratetype, ())) for area in zone.free_area]
     if migratetype == MIGRATE_MOVABLE:
         counts[MAX_ORDER - 1] += untouched_blocks(zone)
     return counts
