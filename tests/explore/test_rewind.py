@@ -21,7 +21,7 @@ NODES = (MiB(2), MiB(2))
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
-    monkeypatch.setattr(rewind, "FIRST", 2)
+    monkeypatch.setattr(rewind, "COMPARED", 4)
 
 
 def executions(target, limit, stage=None):
@@ -45,6 +45,22 @@ def test_the_same_as_from_boot(names):
     stage = rewind.Stage(target)
     assert executions(target, 40) == executions(target, 40, stage)
     assert stage.rewinds
+
+
+def test_attributes_that_are_final_do_not_change():
+    target = Target.of(pair("munmap", "move"), {"nodes": NODES})
+    stage = rewind.Stage(target)
+    executions(target, 3, stage)
+    noted = stage._noted
+    things = {id(thing): thing for thing in (*noted.plain.things, *noted.strict.things)}
+    fixed = [
+        (thing, name, getattr(thing, name))
+        for thing in things.values()
+        for name in rewind.fixed_attributes(type(thing))
+    ]
+    assert {type(thing).__name__ for thing, _, _ in fixed} >= {"Page", "Zone", "Cpu", "SpinLock"}
+    executions(target, 40, stage)
+    assert [(t, name) for t, name, value in fixed if getattr(t, name) is not value] == []
 
 
 # One with a finding, one with hugetlb, one with shared memory, one with three tasks.

@@ -1,6 +1,6 @@
 """Start executions where the tasks start, instead of from boot.
 
-All executions of a scenario are the same up to there. So after a few of them the state of the
+All executions of a scenario are the same up to there. So in the second of them the state of the
 machine is noted just before its tasks run, and put back before each further execution: every
 object that the scenario has made, or that can be reached from its machine, gets the contents
 that it had, and the tasks get new stacks (explore_kernel_per_s).
@@ -8,7 +8,8 @@ that it had, and the tasks get new stacks (explore_kernel_per_s).
 Interface: `Stage(target).execute(run)`, in place of `target.execute(run)`.
 
 What was there before the search began is left alone, as it is when a scenario is run
-again. A scenario that runs its tasks itself is run again each time, and so is one with something in
+again, and so are attributes that their class declares `Final`: they name the same object for ever.
+A scenario that runs its tasks itself is run again each time, and so is one with something in
 it whose state cannot be noted, such as an open file or an iterator; and programs without a machine,
 which need no boot. Now and then, the 8th, 64th, 512th time, an execution is repeated from boot
 and must come out the same.
@@ -24,7 +25,7 @@ from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum
-from functools import cache
+from functools import cache, lru_cache
 from itertools import chain, compress
 from operator import attrgetter, call, is_not
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -38,7 +39,8 @@ from mmigrate.linux.kernel import sched
 if TYPE_CHECKING:
     from mmigrate.explore.recording import Recording
 
-FIRST: Final = 4  # the execution whose start is noted: that costs what a dozen others save
+FIRST: Final = 2  # the execution whose start is noted: that costs what two others save
+COMPARED: Final = 8  # the execution that is repeated from boot, and 8 times as many, and so on
 HEAP_TYPE: Final = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 NO_INSTANCES: Final = 1 << 7  # Py_TPFLAGS_DISALLOW_INSTANTIATION
 
@@ -130,7 +132,7 @@ class Noted:
                 if number in seen or (number not in young and gc.is_tracked(thing)):
                     continue  # the latter was there before
                 seen.add(number)
-                kind = type(thing)
+                kind: Any = type(thing)
                 if kind is types.FunctionType:  # it refers to its whole module
                     reached += [thing.__closure__, thing.__defaults__, thing.__kwdefaults__]
                     reached.append(thing.__dict__)
@@ -152,6 +154,7 @@ class Noted:
         for kind, things in found.items():
             if kinds[kind].slots and not kinds[kind].frozen:
                 self._note_slots(kinds[kind].slots, things)
+        self._strict_were = [*chain.from_iterable(self.strict.were)]
 
     def _note_builtin(self, kind: type, thing: Any) -> bool:
         """Note an object of a type of Python itself; whether it leads on."""
@@ -207,14 +210,15 @@ class Noted:
             self._mend(slots, now)
         slots = self.strict
         now = list(map(call, slots.getters, slots.things))
-        if any(map(is_not, chain.from_iterable(now), chain.from_iterable(slots.were))):
+        if any(map(is_not, chain.from_iterable(now), self._strict_were)):
             self._mend(slots, now)
         for thing, absent in self.unset:
             if hasattr(thing, absent):
                 delattr(thing, absent)
         for mapping, entries in self.dicts:
-            mapping.clear()
-            mapping.update(entries)
+            if mapping or entries:
+                mapping.clear()
+                mapping.update(entries)
         for members, those in self.sets:
             members.clear()
             members |= those
@@ -234,7 +238,7 @@ class Noted:
                 self.changing.append((thing, names[place], values[place]))
 
 
-@cache
+@lru_cache(1024)
 def _is_constant(kind: Any) -> bool:
     return issubclass(kind, CONSTANT)
 
@@ -245,7 +249,7 @@ def _getter(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
     return attrgetter(*(names if len(names) > 1 else names * 2))
 
 
-@cache
+@lru_cache(256)
 def _equals_others(kind: Any) -> bool:
     """Whether an object of a class is more than its value, and may all the same be equal to
     another."""
@@ -253,18 +257,20 @@ def _equals_others(kind: Any) -> bool:
 
 
 class Attributes(NamedTuple):
-    """Of the objects of a class: the slots, whether there are others, and whether the objects are
-    frozen."""
+    """Of the objects of a class: the slots that may change, whether there are others, and whether
+    the objects are frozen."""
 
     slots: tuple[str, ...]
     others: bool
     frozen: bool
 
 
-def _attributes(kind: type) -> Attributes:
+@lru_cache(256)
+def _attributes(kind: Any) -> Attributes:
     """Raises CannotNote: the class is not written in Python."""
     names: list[str] = []
     others = False
+    fixed = fixed_attributes(kind)
     for base in kind.__mro__[:-1]:
         new = vars(base).get("__new__")
         if (
@@ -280,11 +286,21 @@ def _attributes(kind: type) -> Attributes:
         for name in (slots,) if isinstance(slots, str) else slots:
             if name == "__dict__":
                 others = True
-            elif name != "__weakref__":
+            elif name != "__weakref__" and name not in fixed:
                 private = name.startswith("__") and not name.endswith("__")
                 names.append(f"_{base.__name__.lstrip('_')}{name}" if private else name)
     parameters = getattr(kind, "__dataclass_params__", None)
     return Attributes(tuple(names), others, parameters is not None and parameters.frozen)
+
+
+def fixed_attributes(kind: type) -> set[str]:
+    """The names that a class declares to be `Final`."""
+    return {
+        name
+        for base in kind.__mro__
+        for name, declared in vars(base).get("__annotations__", {}).items()
+        if str(declared).startswith(("Final", "typing.Final"))
+    }
 
 
 class Stage:
@@ -308,7 +324,7 @@ class Stage:
                 return self.target.execute(run)
             return self.target.execute(run, before_tasks=self._note)
         if self.executions == self._again:
-            self._again *= 8
+            self._again *= COMPARED
             return self._compare(run)
         return self._rewound(run)
 
@@ -324,7 +340,7 @@ class Stage:
             self._noted = Noted(machine)
             self._machine = machine
             self._running = sched.task
-            self._again = 2 * FIRST
+            self._again = COMPARED
         except CannotNote:
             self._impossible = True
         scheduler.takeover = takeover

@@ -63,6 +63,9 @@ class Page(ListHead):
         "zone",
     )
 
+    pfn: Final[int]
+    zone: Final[Zone]
+
     def __init__(self, pfn: int, zone: Zone) -> None:
         self.next = self
         self.prev = self
@@ -423,14 +426,20 @@ class PageTable:
 
     __slots__ = ("entries", "level", "number", "pmd_huge_pte", "ptl")
 
+    level: Final[int]
+    number: Final[int]
+    ptl: Final[SpinLock]
+    entries: Final[list[Any]]
+    pmd_huge_pte: Final[list[PageTable]]
+
     def __init__(self, level: int, number: int, ptl: SpinLock) -> None:
         self.level = level  # 1: holds ptes, 2: pmds, 3: puds, 4: pgds
         self.number = number
         self.ptl = ptl
         # ptl
-        self.entries: list[Any] = [0 if level == 1 else None] * PTRS_PER_PTE
+        self.entries = [0 if level == 1 else None] * PTRS_PER_PTE
         # level 2: tables of ptes kept for the day when a huge page is split, newest last
-        self.pmd_huge_pte: list[PageTable] = []
+        self.pmd_huge_pte = []
 
     def __repr__(self) -> str:
         return f"table {self.number}"

@@ -46,9 +46,11 @@ class FreeArea:
 
     __slots__ = ("free_list", "nr_free")
 
+    # by migrate type, from the first block on  (explore_kernel_per_s: most are never used)
+    free_list: Final[defaultdict[int, ListHead]]
+
     def __init__(self) -> None:
-        # by migrate type, from the first block on  (explore_kernel_per_s: most are never used)
-        self.free_list: defaultdict[int, ListHead] = defaultdict(ListHead)
+        self.free_list = defaultdict(ListHead)
         self.nr_free = 0
 
 
@@ -56,6 +58,9 @@ class PerCpuPages:
     """Free order-0 pages of one CPU in one zone."""
 
     __slots__ = ("batch", "count", "high", "lists")
+
+    high: Final[int]
+    lists: Final[list[ListHead]]
 
     def __init__(self, batch: int) -> None:
         self.count = 0
@@ -68,6 +73,12 @@ class Lruvec:
     """The five LRU lists of a zone (and memory cgroup)."""
 
     __slots__ = ("lists", "lru_size", "recent_rotated", "recent_scanned", "zone")
+
+    zone: Final[Zone]
+    lists: Final[list[ListHead]]
+    lru_size: Final[list[int]]
+    recent_scanned: Final[list[int]]
+    recent_rotated: Final[list[int]]
 
     def __init__(self, zone: Zone) -> None:
         self.zone = zone
@@ -114,6 +125,21 @@ class Zone:
         "zone_start_pfn",
     )
 
+    zone_pgdat: Final[PglistData]
+    zone_idx: Final[int]
+    name: Final[str]
+    zone_start_pfn: Final[int]
+    pageset: Final[list[PerCpuPages]]
+    lock: Final[SpinLock]
+    free_area: Final[list[FreeArea]]
+    pageblock_type: Final[dict[int, int]]
+    offline: Final[list[tuple[int, int]]]
+    untouched: Final[list[tuple[int, int]]]
+    pageblock_skip: Final[set[int]]
+    lru_lock: Final[SpinLock]
+    lruvec: Final[Lruvec]
+    vm_stat: Final[list[int]]
+
     def __init__(
         self,
         pgdat: PglistData,
@@ -135,23 +161,23 @@ class Zone:
         self.managed_pages = nr_pages
         self.watermark = [0, 0, 0]
         self.lowmem_reserve = [0] * MAX_NR_ZONES
-        self.pageset: list[PerCpuPages] = []  # by CPU number; each only used on its CPU
+        self.pageset = []  # by CPU number; each only used on its CPU
         # zone->lock
         self.lock = lock
         self.free_area = [FreeArea() for _ in range(MAX_ORDER)]
-        self.pageblock_type: dict[int, int] = {}  # pageblock number; MOVABLE if absent
+        self.pageblock_type = {}  # pageblock number; MOVABLE if absent
         self.nr_isolate_pageblock = 0  # how many are MIGRATE_ISOLATE
         self.nr_migrate_reserve_block = 0  # how many were made MIGRATE_RESERVE
-        self.offline: list[tuple[int, int]] = []  # ranges out of use: (first pfn, last pfn + 1)
+        self.offline = []  # ranges out of use: (first pfn, last pfn + 1)
         # Largest blocks nobody has asked for yet, as (first pfn, last pfn + 1): they are
         # free and counted, but have no Page. The allocator turns one into a real block
         # when the lists are empty.
-        self.untouched: list[tuple[int, int]] = []
+        self.untouched = []
         # hints of compaction, under no lock: where the scanners go on (migration: [0]
         # asynchronously, [1] otherwise), blocks to pass over, and how often to pass over requests
         self.compact_cached_free_pfn = start_pfn + nr_pages
         self.compact_cached_migrate_pfn = [start_pfn, start_pfn]
-        self.pageblock_skip: set[int] = set()
+        self.pageblock_skip = set()
         self.compact_blockskip_flush = False
         self.compact_considered = 0
         self.compact_defer_shift = 0
@@ -193,13 +219,18 @@ class PglistData:
         "pfmemalloc_woken",
     )
 
+    node_id: Final[int]
+    node_start_pfn: Final[int]
+    node_zones: Final[list[Zone]]
+    empty_zones: Final[list[Zone]]
+
     def __init__(self, kernel: Kernel, node_id: int, start_pfn: int, nr_pages: int) -> None:
         self.kernel = kernel
         self.node_id = node_id
         self.node_start_pfn = start_pfn
         self.node_present_pages = nr_pages
-        self.node_zones: list[Zone] = []  # populated zones only, ascending
-        self.empty_zones: list[Zone] = []  # those whose memory is out of use
+        self.node_zones = []  # populated zones only, ascending
+        self.empty_zones = []  # those whose memory is out of use
         # [0]: all nodes by distance, [1]: this node only (__GFP_THISNODE)
         self.node_zonelists: tuple[list[Zone], list[Zone]] = ([], [])
         # numabalancing_migrate_lock: how many pages hinting faults have moved here, until when

@@ -41,6 +41,11 @@ class Cpu:
         "tlb",
     )
 
+    number: Final[int]
+    tlb: Final[dict[int, int]]
+    huge_tlb: Final[dict[int, int]]
+    pagevecs: Final[defaultdict[str, list[Page]]]
+
     def __init__(self, kernel: Kernel, number: int, node: int) -> None:
         self.kernel = kernel
         self.number = number
@@ -48,10 +53,10 @@ class Cpu:
         self.running: Task | None = None
         self.active_mm: Mm | None = None
         self.irqs_off = 0
-        self.tlb: dict[int, int] = {}  # virtual page number of active_mm to pte
-        self.huge_tlb: dict[int, int] = {}  # the same by 2 MiB, to pmd
+        self.tlb = {}  # virtual page number of active_mm to pte
+        self.huge_tlb = {}  # the same by 2 MiB, to pmd
         # per-CPU page vectors by name: "lru_add", "lru_rotate", "lru_deactivate", "activate"
-        self.pagevecs: defaultdict[str, list[Page]] = defaultdict(list)
+        self.pagevecs = defaultdict(list)
 
     def __repr__(self) -> str:
         return f"cpu {self.number}"

@@ -6,6 +6,8 @@ Differs: a waiting writer does not hold back new readers.
 
 from __future__ import annotations
 
+from typing import Final
+
 from mmigrate.linux.include.sched import Task
 from mmigrate.linux.kernel import sched
 from mmigrate.linux.kernel.bug import BUG
@@ -17,6 +19,9 @@ class RwSemaphore:
     """@cls: the class lockdep knows it by; @name: this lock's stable name."""
 
     __slots__ = ("cls", "inside", "name", "readers", "writer")
+
+    cls: Final[str]
+    name: Final[str]
 
     def __init__(self, cls: str, name: str = "") -> None:
         self.cls = cls

@@ -8,7 +8,7 @@ in an interrupt but TLB flushes, which take no locks.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from mmigrate.linux.include.sched import Task
 from mmigrate.linux.kernel import sched
@@ -20,6 +20,9 @@ class SpinLock:
     """@cls: the class lockdep knows it by; @name: this lock's stable name."""
 
     __slots__ = ("cls", "inside", "name", "owner")
+
+    cls: Final[str]
+    name: Final[str]
 
     def __init__(self, cls: str, name: str = "") -> None:
         self.cls = cls
