@@ -117,8 +117,8 @@ class Trace:
         del accesses[words:], writes[words:], self.user[words:], self.names[words:]
         for word in set(self.words[length:]):
             if word < words:
-                _cut(accesses[word], length)
-                _cut(writes[word], length)
+                steps, those = accesses[word], writes[word]
+                del steps[bisect_left(steps, length) :], those[bisect_left(those, length) :]
         _cut(self.row_starts, length)
         del self.row_tasks[len(self.row_starts) :]
         for task in set(self.tasks[length:]):

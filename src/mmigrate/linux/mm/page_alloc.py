@@ -861,9 +861,7 @@ def free_blocks(zone: Zone) -> list[tuple[int, int, int]]:
     order = -1
     for area in zone.free_area:  # by hand: every check of a machine does this
         order += 1
-        lists = area.free_list
-        for migratetype in sorted(lists) if lists else ():
-            head = lists[migratetype]
+        for migratetype, head in area.free_list.items():
             page = head.next
             while page is not head:
                 found.append((page.pfn, order, migratetype))
