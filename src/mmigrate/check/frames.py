@@ -28,11 +28,8 @@ def frames(view: View) -> Iterator[Violation]:
     there: dict[Zone, int] = {}  # frames in free blocks, and pages outside of them
     times = 0  # that a page is free
     for zone in view.zones:
-        blocks = [(pfn, pfn + (1 << order)) for pfn, order, _ in view.free_blocks[zone]]
-        blocks += zone.untouched
-        blocks.sort()
         last = total = 0
-        for start, end in blocks:
+        for start, end in view.free_ranges[zone]:
             if start < last:
                 yield Violation("frames", f"pfn {start}", "in two free blocks, expected in one")
             last = end

@@ -30,6 +30,7 @@ class View:
     are not free; @used: those with a reference; @flagged: those with any flag.
 
     @free_blocks: (first frame, order, migrate type) of every block on a free list of a zone;
+    @free_ranges: (first frame, last + 1) of these and of untouched memory, ascending;
     @in_blocks: the pages in the free blocks of their zone, which may never have been on a list;
     @on_lists: the pages on the lists of CPUs, as often as they are on one; @free: either.
 
@@ -108,6 +109,7 @@ class View:
     def _read_free_memory(self) -> None:
         pages, pfns = self.pages, self._pfns
         self.free_blocks: dict[Zone, list[tuple[int, int, int]]] = {}
+        self.free_ranges: dict[Zone, list[tuple[int, int]]] = {}
         self.in_blocks: dict[Zone, set[Page]] = {}
         self.on_lists: dict[Zone, list[Page]] = {}
         free: set[Page] = set()
@@ -115,6 +117,8 @@ class View:
             blocks = self.free_blocks[zone] = page_alloc.free_blocks(zone)
             ranges = [(pfn, pfn + (1 << order)) for pfn, order, _ in blocks]
             ranges += zone.untouched
+            ranges.sort()
+            self.free_ranges[zone] = ranges
             inside: list[Page] = []
             for start, end in ranges:
                 first = bisect_left(pfns, start)
