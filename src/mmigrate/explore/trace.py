@@ -115,10 +115,11 @@ class Trace:
         _cut(self.first, length)
         words = len(self.first)
         del accesses[words:], writes[words:], self.user[words:], self.names[words:]
-        for word in set(self.words[length:]):
+        for word, kind in zip(self.words[length:], self.kinds[length:], strict=True):
             if word < words:
-                steps, those = accesses[word], writes[word]
-                del steps[bisect_left(steps, length) :], those[bisect_left(those, length) :]
+                accesses[word].pop()
+                if kind:
+                    writes[word].pop()
         _cut(self.row_starts, length)
         del self.row_tasks[len(self.row_starts) :]
         for task in set(self.tasks[length:]):
