@@ -205,8 +205,10 @@ class Wanted:
         """Whether the task's next step could come first here.  @known: what it was when it was
         planned."""
         tasks, second, second_task = self.trace.tasks, self.second, self.second_task
-        for index in self.steps:
+        for place, index in enumerate(self.steps):
             if (second_task if index == second else tasks[index]) == task:
+                if not place:
+                    return Starts.YES  # what happened before it is in front of it
                 past = self.needs if index == second else self.trace.before[index]
                 return Starts.NO if past & self.mask & ~(1 << index) else Starts.YES
         if task in self.unknown:
@@ -233,10 +235,11 @@ class Wanted:
 
     def take(self, task: int) -> None:
         """It does come first."""
-        for index in self.steps:
+        for place, index in enumerate(self.steps):
             if self.task(index) == task:
-                self.steps.remove(index)
-                self._mask &= ~(1 << index)
+                del self.steps[place]
+                if self._mask:
+                    self._mask &= ~(1 << index)
                 self.reached[task] = index + 1
                 return
         self.unknown.add(task)
