@@ -115,14 +115,17 @@ def as_object(figures: list[Figure]) -> dict[str, Any]:
 
 
 def print_figures(figures: list[Figure]) -> None:
-    """The table for people."""
+    """The table for people, and under it what does not fit into a column."""
     table = Table()
-    table.add_column("figure", overflow="fold", min_width=26)
+    table.add_column("figure", no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True)
-    for column in ("unit", "against", "conditions"):
-        table.add_column(column)
+    table.add_column("unit")
+    table.add_column("against")
     for figure in figures:
         value = f"{figure.value:,.0f}" if abs(figure.value) >= 1000 else f"{figure.value:.4g}"
-        words = (figure.unit, figure.against, figure.conditions)
-        table.add_row(escape(figure.name), value, *map(escape, words))
-    Console(highlight=False).print(table)
+        table.add_row(escape(figure.name), value, escape(figure.unit), escape(figure.against))
+    console = Console(highlight=False)
+    console.print(table)
+    for figure in figures:
+        if figure.conditions:
+            console.print(f"[bold]{escape(figure.name)}[/]: {escape(figure.conditions)}")
