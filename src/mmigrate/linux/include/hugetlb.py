@@ -42,6 +42,13 @@ class Hstate:
         "surplus_huge_pages_node",
     )
 
+    nr_huge_pages_node: Final[list[int]]
+    free_huge_pages_node: Final[list[int]]
+    surplus_huge_pages_node: Final[list[int]]
+    hugepage_activelist: Final[ListHead]
+    hugepage_freelists: Final[list[ListHead]]
+    isolated: Final[dict[object, None]]
+
     def __init__(self, order: int, nodes: int) -> None:
         self.order = order  # fixed
         # hugetlb_lock
@@ -56,7 +63,7 @@ class Hstate:
         self.next_nid_to_alloc = 0
         self.next_nid_to_free = 0
         self.hugepage_activelist = ListHead()
-        self.isolated: dict[object, None] = {}  # kept with ACTIVE_HUGE_PAGES only
+        self.isolated = {}  # kept with ACTIVE_HUGE_PAGES only
         self.hugepage_freelists = [ListHead() for _ in range(nodes)]
 
     def __repr__(self) -> str:

@@ -481,6 +481,13 @@ class Mm:
         "total_vm",
     )
 
+    name: Final[str]
+    mmap_sem: Final[RwSemaphore]
+    page_table_lock: Final[SpinLock]
+    pgd: Final[PageTable]
+    rss_stat: Final[list[int]]
+    mmu_notifiers: Final[list[Any]]
+
     def __init__(
         self,
         kernel: Kernel,
@@ -522,7 +529,7 @@ class Mm:
         self.numa_scan_seq = 0
         # mmlist_lock
         self.on_swapoff_list = False
-        self.mmu_notifiers: list[Any] = []
+        self.mmu_notifiers = []
         self.context: Any = None
         # the memory cgroup of the task that owns it; None: the root
         self.memcg: Any = None

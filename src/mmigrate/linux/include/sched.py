@@ -97,6 +97,11 @@ class Task:
         "waits_for",
     )
 
+    name: Final[str]
+    number: Final[int]
+    pid: Final[int]
+    stack: Final[list[str]]
+
     def __init__(self, kernel: Kernel, name: str, number: int, cpu: Cpu, mm: Mm | None) -> None:
         self.kernel = kernel
         self.name = name
@@ -111,7 +116,7 @@ class Task:
         self.rcu_nesting = 0
         self.held: list[Any] = []  # locks, in the order in which they were taken
         self.nr_dirtied = 0
-        self.stack: list[str] = []
+        self.stack = []
         self.memcg_oom: Any = None  # the group at its limit that let its page fault fail
         self.parent: Task | None = None  # who forked it
         self.numa: Any = None  # its hinting faults: linux/kernel/fair.py
