@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 
 from mmigrate.check.view import View
 from mmigrate.errors import Violation
@@ -50,13 +51,11 @@ def frames(view: View) -> Iterator[Violation]:
         if page.flags & PG_reserved and page in free and page not in view.in_blocks[page.zone]:
             there[page.zone] -= 1
     # what is free once, is not odd, and in no pool, is in order
-    often: Counter[Page] = Counter()
+    often: dict[Page, int] = {}
     pages = view.odd
     if times != len(free) or pooled:
         pages = view.pages
-        for zone in view.zones:
-            often.update(view.in_blocks[zone])
-            often.update(view.on_lists[zone])
+        often = Counter(chain(*view.in_blocks.values(), *view.on_lists.values()))
     for page in pages:
         if page not in free:
             if not page.flags & PG_reserved:
@@ -65,7 +64,7 @@ def frames(view: View) -> Iterator[Violation]:
                 page._count or _head_count(page) or page.pfn in pooled or page.flags & _OUT_OF_USE
             ):
                 yield Violation("frames", repr(page), "lost: neither free nor referenced")
-        elif often[page] > 1:
+        elif often.get(page, 0) > 1:
             yield Violation("frames", repr(page), f"free {often[page]} times, expected once")
         elif page._count:
             yield Violation("frames", repr(page), f"free, with _count {page._count}, expected 0")

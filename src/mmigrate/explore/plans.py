@@ -187,16 +187,17 @@ class Wanted:
         index = trace.index_of_next(task, first)
         if index is None:
             return Starts.NO
-        step = trace.step(index) if index < len(trace) else trace.pending[task]
-        if step.cpu in trace.cpu_accesses:
+        taken = index < len(trace.tasks)
+        if (trace.cpus[index] if taken else trace.pending[task].cpu) in trace.cpu_accesses:
             self.lay_out()
             return self.starts_with(task)
         if index == second and task == self.second_task:
             return Starts.NO if self.needs >> first + 1 else Starts.YES
-        if index < len(trace) and not trace.before[index] & self.race.dropped:
+        if taken and not trace.before[index] & self.race.dropped:
             # All that happened before it is wanted, too.
             alone = trace.before[index] >> first + 1 == 1 << index - first - 1
             return Starts.YES if alone else Starts.NO
+        step = trace.step(index) if taken else trace.pending[task]
         if self._touching(step) or dependent(self._step(second), step):
             return Starts.NO
         return Starts.UNWANTED

@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection, Iterable, Sequence
 from errno import EINVAL
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 from mmigrate.api import Mapping
@@ -573,10 +573,15 @@ class Machine(ProcFiles):
 
     def check(self) -> list[Violation]:
         """Ask every oracle; the violations."""
-        # The one call upwards: the oracles read this room, and it offers their answer.
-        from mmigrate.check import check
+        return _oracles()(self)
 
-        return check(self)
+
+@cache
+def _oracles() -> Callable[[Machine], list[Violation]]:
+    """The one call upwards: the oracles read this room, and it offers their answer."""
+    from mmigrate.check import check
+
+    return check
 
 
 def _check_movable(nodes: Sequence[int], movable: Sequence[int] | None) -> None:
