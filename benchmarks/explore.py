@@ -285,23 +285,26 @@ def _environment(peer: Peer) -> Path | None:
 
 def _kernel() -> list[Figure]:
     """The races of the catalogue, with their fix, each again and again for half a second; those
-    that end after a few executions would tell the rate of boots."""
-    rates = {}
-    for row in CATALOGUE:
-        if row.kind is not Kind.RACE or row.scenario is None:
-            continue
-        executions, started = 0, process_time()
-        while process_time() - started < 0.5:
-            result = explore(
-                row.scenario,
-                machine=row.options(True),
-                keep_going=True,
-                minimise=False,
-                max_seconds=4,
-            )
-            executions += result.executions
-        if result.executions >= LEAST_EXECUTIONS:
-            rates[row.commit] = executions / (process_time() - started)
+    that end after a few executions would tell the rate of boots.  The best of three turns, as
+    other load on the host disturbs all that runs in one of them."""
+    rates: dict[str, float] = {}
+    for _ in range(3):
+        for row in CATALOGUE:
+            if row.kind is not Kind.RACE or row.scenario is None:
+                continue
+            executions, started = 0, process_time()
+            while process_time() - started < 0.5:
+                result = explore(
+                    row.scenario,
+                    machine=row.options(True),
+                    keep_going=True,
+                    minimise=False,
+                    max_seconds=1,
+                )
+                executions += result.executions
+            if result.executions >= LEAST_EXECUTIONS:
+                now = executions / (process_time() - started)
+                rates[row.commit] = max(now, rates.get(row.commit, 0))
     ordered = sorted(rates.values())
     return [
         Figure(
@@ -310,8 +313,8 @@ def _kernel() -> list[Figure]:
             "executions/s/core",
             f"{GOAL_KERNEL:,} or more",
             f"median of the {len(ordered)} races of the catalogue with {LEAST_EXECUTIONS} "
-            f"executions or more; from {ordered[0]:.0f} to {ordered[-1]:.0f}; by CPU time, CPython "
-            f"{platform.python_version()}",
+            f"executions or more; from {ordered[0]:.0f} to {ordered[-1]:.0f}; by CPU time, "
+            f"best of 3, CPython {platform.python_version()}",
         )
     ]
 
