@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mmigrate.cli import explore
 from mmigrate.cli.main import run
 
 SCENARIOS = '''
@@ -54,6 +55,15 @@ def test_a_clean_scenario(file, capsys):
     assert run(["explore", f"{file}:clean"]) == 0
     out = capsys.readouterr().out
     assert "exhausted, clean" in out
+
+
+def test_the_example_of_the_help_is_exhausted_soon(capsys, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    assert explore.command.__doc__ is not None
+    example = explore.command.__doc__.split("Example:", 1)[1].split("\n", 1)[0].split()
+    assert example[:2] == ["mmigrate", "explore"]
+    assert run([*example[1:], "--max-seconds", "20"]) == 0
+    assert "exhausted, clean" in capsys.readouterr().out
 
 
 def test_a_finding_is_shown_kept_and_repeated(file, capsys):

@@ -77,7 +77,7 @@ def command(
     """Run a scenario in all interleavings that can differ, with every oracle asked after each.
 
     \b
-    Example:  mmigrate explore examples/racing.py:writer_and_mover
+    Example:  mmigrate explore examples/racing.py:forker_and_mover
               mmigrate explore my.py:mine --without d3cb8bf6081b --max-executions 10000
               mmigrate explore my.py:mine --jobs 2 --save left.json
 
