@@ -161,8 +161,12 @@ class Recording(Execution):
 
     def words(self) -> list[tuple[int, str, Any]]:
         """(task, object, field) of each step, by name."""
-        names = [(name_of(obj), name) for obj, name in self.log]
-        return [(task, *name) for task, name in zip(self.all_tasks(), names, strict=True)]
+        objects = {id(obj): obj for obj, _ in self.log}  # most are touched again and again
+        names = {number: name_of(obj) for number, obj in objects.items()}
+        return [
+            (task, names[id(obj)], field)
+            for task, (obj, field) in zip(self.all_tasks(), self.log, strict=True)
+        ]
 
     def _repeat(self) -> Task:
         number, count = self.prefix[self._position]
