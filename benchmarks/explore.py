@@ -190,11 +190,11 @@ def _classes(missing: list[str]) -> Figure:
     )
 
 
-def rate(program: Program, seconds: float = 1.5) -> float:
+def rate(program: Program, seconds: float = 1.5, **options: Any) -> float:
     """Executions per second of CPU time; a program is explored again and again."""
     executions, started = 0, process_time()
     while process_time() - started < seconds:
-        executions += explore(program, keep_going=True, minimise=False).executions
+        executions += explore(program, keep_going=True, minimise=False, **options).executions
     return executions / (process_time() - started)
 
 
@@ -287,25 +287,24 @@ def _kernel() -> list[Figure]:
     """The races of the catalogue, with their fix, each again and again for half a second; those
     that end after a few executions would tell the rate of boots.  The best of three turns, as
     other load on the host disturbs all that runs in one of them."""
-    rates: dict[str, float] = {}
-    for _ in range(3):
-        for row in CATALOGUE:
-            if row.kind is not Kind.RACE or row.scenario is None:
-                continue
-            executions, started = 0, process_time()
-            while process_time() - started < 0.5:
-                result = explore(
-                    row.scenario,
-                    machine=row.options(True),
-                    keep_going=True,
-                    minimise=False,
-                    max_seconds=1,
-                )
-                executions += result.executions
-            if result.executions >= LEAST_EXECUTIONS:
-                now = executions / (process_time() - started)
-                rates[row.commit] = max(now, rates.get(row.commit, 0))
-    ordered = sorted(rates.values())
+    races = [
+        (row.scenario, row.options(True))
+        for row in CATALOGUE
+        if row.kind is Kind.RACE and row.scenario is not None
+    ]
+    enough = [
+        (scenario, machine)
+        for scenario, machine in races
+        if explore(
+            scenario, machine=machine, keep_going=True, max_executions=LEAST_EXECUTIONS
+        ).executions
+        == LEAST_EXECUTIONS
+    ]
+    turns = [
+        [rate(scenario, 0.5, machine=machine, max_seconds=1) for scenario, machine in enough]
+        for _ in range(3)
+    ]
+    ordered = sorted(map(max, zip(*turns, strict=True)))
     return [
         Figure(
             "explore_kernel_per_s",

@@ -223,16 +223,12 @@ class Wanted:
 
     def _disturbed(self, step: Step) -> bool:
         """Whether one of the steps depends on @step, which is another task's."""
-        trace = self.trace
-        if step.cpu in trace.cpu_accesses:
-            return any(dependent(self._step(index), step) for index in self.steps)
-        if self.mask >> len(trace) and dependent(trace.pending[self.second_task], step):
-            return True
-        if step.word < 0:
-            return False
         mask = self.mask
-        touched = (trace.accesses if step.kind else trace.writes)[step.word]
-        return any(mask >> index & 1 for index in touched)
+        if step.cpu in self.trace.cpu_accesses:
+            return any(dependent(self._step(index), step) for index in self.steps)
+        if mask >> self.second & 1 and dependent(self._step(self.second), step):
+            return True
+        return any(mask >> index & 1 for index in self._touching(step))
 
     def take(self, task: int) -> None:
         """It does come first."""

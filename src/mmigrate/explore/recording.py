@@ -42,7 +42,6 @@ class Recording(Execution):
         "_held",
         "_last",
         "_position",
-        "_states",
         "_waited",
         "asleep",
         "diverged",
@@ -64,7 +63,6 @@ class Recording(Execution):
         if known_kinds is not None:  # of the steps of the prefix
             self.kinds = known_kinds
         self.new = NewSteps()
-        self._states = self.new.states
         self.asleep: Asleep = {}
         self.diverged = False  # a plan could not be followed
         self._position = 0
@@ -88,8 +86,8 @@ class Recording(Execution):
             self.log.append(key)
             self.kinds.append(kind)
             self._held.append(self._last.preempt_count)
-            get = GETS[kind].get(type(obj))
-            self._states.append(UNKNOWN if get is None else get(obj))
+            get = GETS[kind].get(type(obj))  # `state_of`, without its call  (explore_kernel_per_s)
+            self.new.states.append(UNKNOWN if get is None else get(obj))
             return
         self._stop(obj, field, kind, None)
 
@@ -104,7 +102,7 @@ class Recording(Execution):
             self.log.append(key)
             self.kinds.append(kind)
             self._held.append(self._last.preempt_count)
-            self._states.append(state_of(obj))
+            self.new.states.append(state_of(obj))
             return
         self._stop(obj, field, kind, until)
 
@@ -144,7 +142,7 @@ class Recording(Execution):
             new.waits[index] = chosen.until
         self.log.append((obj, name))
         self.kinds.append(kind)
-        self._states.append(state_of(obj))
+        new.states.append(state_of(obj))
         self._last = chosen
         self._cpu = chosen.cpu
         self._from = index

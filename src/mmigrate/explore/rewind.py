@@ -44,6 +44,8 @@ COMPARED: Final = 8  # the execution that is repeated from boot, and 8 times as 
 HEAP_TYPE: Final = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 NO_INSTANCES: Final = 1 << 7  # Py_TPFLAGS_DISALLOW_INSTANTIATION
 
+KINDS: Final = 1024  # classes that are known at a time: those of a scenario must be free to go
+
 # Nothing in them can change, and they lead nowhere.
 CONSTANT: Final = (
     int,
@@ -118,8 +120,7 @@ class Noted:
         self.strict = Slots()
         self.changing: list[tuple[Any, str, Any]] = []  # attributes that executions have changed
         self.unset: list[tuple[Any, str]] = []
-        found: dict[type, list[Any]] = {}
-        kinds: dict[type, Attributes] = {}
+        found: dict[Any, list[Any]] = {}
         young = set(map(id, gc.get_objects()))
         seen: set[int] = set()
         reached: list[Any] = [root]
@@ -140,20 +141,18 @@ class Noted:
                     if self._note_builtin(kind, thing):
                         leads.append(thing)
                 else:
-                    if kind not in kinds:
-                        kinds[kind] = _attributes(kind)
-                        found[kind] = []
-                    found[kind].append(thing)
+                    found.setdefault(kind, []).append(thing)
                     leads.append(thing)
-                    if kinds[kind].others:
+                    if _attributes(kind).others:
                         others = vars(thing)  # which may be made at this moment
                         self._note_builtin(dict, others)
                         seen.add(id(others))
                         leads.append(others)
             reached += gc.get_referents(*leads)
         for kind, things in found.items():
-            if kinds[kind].slots and not kinds[kind].frozen:
-                self._note_slots(kinds[kind].slots, things)
+            slots, _, frozen = _attributes(kind)
+            if slots and not frozen:
+                self._note_slots(slots, things)
         self._strict_were = [*chain.from_iterable(self.strict.were)]
 
     def _note_builtin(self, kind: type, thing: Any) -> bool:
@@ -238,7 +237,7 @@ class Noted:
                 self.changing.append((thing, names[place], values[place]))
 
 
-@lru_cache(1024)
+@lru_cache(KINDS)
 def _is_constant(kind: Any) -> bool:
     return issubclass(kind, CONSTANT)
 
@@ -249,7 +248,7 @@ def _getter(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
     return attrgetter(*(names if len(names) > 1 else names * 2))
 
 
-@lru_cache(256)
+@lru_cache(KINDS)
 def _equals_others(kind: Any) -> bool:
     """Whether an object of a class is more than its value, and may all the same be equal to
     another."""
@@ -265,7 +264,7 @@ class Attributes(NamedTuple):
     frozen: bool
 
 
-@lru_cache(256)
+@lru_cache(KINDS)
 def _attributes(kind: Any) -> Attributes:
     """Raises CannotNote: the class is not written in Python."""
     names: list[str] = []

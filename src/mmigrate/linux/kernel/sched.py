@@ -236,7 +236,7 @@ class Scheduler:
 
     def ask(self) -> None:
         """Whoever decides is to look at the tasks again: there is a new one, one is on another CPU,
-        or one is lost."""
+        or one has failed."""
         if self.takeover is not None:
             self.takeover.ask()
 
